@@ -1,0 +1,39 @@
+# Two commands do all the set-up: `make train` and `make test`. Either makes .venv with pinned dependencies first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= configs/trajectory_nelbo_gsm8k.yaml
+ARGS ?=
+# With few cores and other jobs beside us, waiting threads spin: one thread is what tests and the README's runs use.
+export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: setup train sft test lint types clean
+
+setup: $(VENV)/.installed
+
+# torch first: its CPU wheel then satisfies every other package, and no second one is pulled.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+train: setup
+	$(BIN)/python scripts/train.py $(CONFIG) $(ARGS)
+
+sft: setup
+	$(BIN)/python scripts/train.py configs/sft_gsm8k.yaml $(ARGS)
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

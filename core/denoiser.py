@@ -1,0 +1,80 @@
+"""The seam to a model: token ids in, logits of chosen positions out.
+
+Everything that is particular to a model (its mask token, whether its logits are shifted, where its vocabulary
+projection sits) ends here; the sampler and the loss see `Denoiser.logits` alone.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+class Denoiser(ABC):
+    """Predicts the tokens behind masked positions. Attributes: ``mask_id``, the id of the mask token."""
+
+    mask_id: int
+
+    @abstractmethod
+    def logits(
+        self, ids: Int[Tensor, "B N"], attention_mask: Tensor | None, rows: Bool[Tensor, "B N"]
+    ) -> Float[Tensor, "R V"]:
+        """float32 logits at the positions where ``rows`` is True, in row-major order; -inf at the mask token.
+
+        Args:
+            ids: token ids with masks in place, (B, N).
+            attention_mask: 0 on padding, (B, N); None if there is none.
+            rows: positions to predict, (B, N), R of them.
+        """
+
+
+def tempered_logps(logits: Float[Tensor, "R V"], temperature: float) -> Float[Tensor, "R V"]:
+    """Log-probabilities of the policy: log softmax(logits / temperature); temperature 0 (greedy) scores at 1."""
+    return torch.log_softmax(logits / temperature if temperature > 0 else logits, dim=-1)
+
+
+@contextmanager
+def _only_rows(head: nn.Module, rows: Bool[Tensor, "B N"]) -> Iterator[None]:
+    """Let ``head`` see only the hidden states at ``rows``, so that the forward returns logits (R, V)."""
+    handle = head.register_forward_pre_hook(lambda _, args: (args[0][rows], *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class ModelDenoiser(Denoiser):
+    """A transformer with a vocabulary head, as a denoiser.
+
+    The head projects the chosen rows only: with a 126k vocabulary that is most of the cost of scoring. It is done by
+    a hook *inside* the model's own forward, so wrappers that hook the outermost forward (DDP, FSDP) stay in charge.
+
+    Args:
+        model: called as ``model(input_ids=, attention_mask=)``; returns an object with ``.logits``. May be wrapped.
+        mask_id: id of the mask token; never predicted (its logit is -inf).
+        head: the module that maps hidden states to logits as the forward's last step, or None: then the full logits
+            are computed and the rows picked from them.
+        logit_shift: True if the logit at position i predicts the token at i + 1 (Dream, AR-to-diffusion models).
+    """
+
+    def __init__(self, model: nn.Module, mask_id: int, head: nn.Module | None = None, logit_shift: bool = False):
+        self.model, self.mask_id, self.head, self.logit_shift = model, mask_id, head, logit_shift
+
+    def logits(
+        self, ids: Int[Tensor, "B N"], attention_mask: Tensor | None, rows: Bool[Tensor, "B N"]
+    ) -> Float[Tensor, "R V"]:
+        if self.logit_shift:
+            if bool(rows[:, 0].any()):
+                raise ValueError("position 0 cannot be predicted by a model with shifted logits: give it a prompt")
+            rows = rows.roll(-1, dims=1)
+        if self.head is None:
+            logits = self.model(input_ids=ids, attention_mask=attention_mask).logits[rows]
+        else:
+            with _only_rows(self.head, rows):
+                logits = self.model(input_ids=ids, attention_mask=attention_mask).logits
+        mask_column = torch.zeros(logits.size(-1), dtype=torch.bool, device=logits.device)
+        mask_column[self.mask_id] = True
+        return logits.float().masked_fill(mask_column, float("-inf"))

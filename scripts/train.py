@@ -1,0 +1,131 @@
+"""Train a masked diffusion language model, by GRPO or by SFT as the config says.
+
+    python scripts/train.py configs/trajectory_nelbo_gsm8k.yaml [--loss.alpha_schedule linear] [--learning_rate 2e-6]
+    ...
+
+Reads top to bottom: config, task, policy, held-out accuracy before, training, accuracy after, report. Writes to
+`training.output_dir`: checkpoint-*/ (resume with `--resume_from_checkpoint true`), model/ (the final weights),
+report.md with PNG curves, results.json, and TensorBoard events.
+"""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import yaml
+from datasets import Dataset
+from rich.console import Console
+from transformers import set_seed
+
+from trainers.checkpoints import checkpoint_to_resume
+from trainers.config import ConfigError
+from trainers.config_parser import parse
+from trainers.console import main_or_one_line, use_line_progress
+from trainers.evaluation import Evaluation, summarise
+from trainers.experiment import build_evaluator, environment, load_experiment_policy, load_task
+from trainers.grpo import ImprovedDiffuGRPOTrainer
+from trainers.models import lora_config
+from trainers.report import metrics_table, write_report
+from trainers.rewards import RewardError
+from trainers.sft import DiffusionSFTTrainer
+
+SAMPLES = 4  # completions shown before and after
+Outcomes = dict[str, Evaluation]
+
+
+def main(argv: list[str]) -> None:
+    started = time.perf_counter()
+    config = parse(argv)
+    args = config.training
+    resume = args.resume_from_checkpoint and checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
+
+    task, splits = load_task(config.task)
+    set_seed(args.seed)
+    policy = load_experiment_policy(config, splits["train"])
+    adapter = lora_config(config.model)
+    if config.trainer == "grpo":
+        rewards = [task.REWARDS[name] for name in config.task.rewards]
+        trainer = ImprovedDiffuGRPOTrainer(
+            policy, rewards, args, splits["train"], splits["validation"], peft_config=adapter
+        )
+    else:
+        trainer = DiffusionSFTTrainer(policy, args, splits["train"], splits["validation"], peft_config=adapter)
+    use_line_progress(trainer)
+    output = Path(args.output_dir)
+    console = Console(quiet=not trainer.accelerator.is_main_process)
+    if trainer.accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "config.yaml").write_text(yaml.safe_dump(config.describe(), sort_keys=False))
+
+    evaluator = build_evaluator(config, task, splits["test"])
+    # Fresh weights know nothing, and a resumed run's "before" was the run's that it resumes.
+    measure_before = trainer.accelerator.is_main_process and not config.model.from_scratch
+    before = evaluator.both(policy) if measure_before else None
+    if before:
+        console.print(held_out_line("before", before))
+
+    try:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    except RewardError as error:
+        trainer.save_now()
+        raise ConfigError(
+            f"{error}; saved step {trainer.state.global_step} in {output}, continue with --resume_from_checkpoint true"
+        ) from error
+    trainer.save_model(str(output / "model"))
+    trainer.accelerator.wait_for_everyone()
+    if not trainer.accelerator.is_main_process:
+        return
+
+    after = evaluator.both(policy)
+    console.print(held_out_line("after", after))
+    console.print(metrics_table(trainer.state.log_history))
+    report = write_report(
+        output,
+        title=f"{config.trainer} on {config.task.task_name}, {args.alpha_schedule} schedule, seed {args.seed}",
+        command=shlex.join(["python", *sys.argv]),
+        settings=config.describe(),
+        environment=environment(),
+        log_history=trainer.state.log_history,
+        held_out=held_out_tables(before, after),
+        samples=sample_rows(splits["test"], before, after),
+        seconds={"total": time.perf_counter() - started},
+        notes=[f"{len(splits['test'])} held-out problems, {len(set(splits['test']['cluster']))} independent clusters"],
+    )
+    console.print(f"report: {report}")
+
+
+def held_out_line(when: str, evaluations: dict[str, Evaluation]) -> str:
+    """One line for the terminal."""
+    parts = [f"{mode} {e.accuracy('strict')} (lenient {e.accuracy('lenient')})" for mode, e in evaluations.items()]
+    return f"held-out accuracy {when}: " + ", ".join(parts)
+
+
+def held_out_tables(before: Outcomes | None, after: Outcomes) -> dict:
+    """before / after / difference for the report."""
+    tables = {"after": summarise(after)}
+    if before:
+        tables["before"] = summarise(before)
+        tables["difference"] = {
+            f"{mode} {parser}": vars(after[mode].gain_over(before[mode], parser))
+            for mode in after
+            for parser in ("strict", "lenient")
+        }
+    return tables
+
+
+def sample_rows(problems: Dataset, before: Outcomes | None, after: Outcomes) -> list[dict[str, str]]:
+    """A few problems with what was sampled for them."""
+    return [
+        {
+            "prompt": problems[i]["prompt"],
+            "answer": problems[i]["answer"],
+            "before": before["sampled"].completions[i] if before else "",
+            "after": after["sampled"].completions[i],
+        }
+        for i in range(min(SAMPLES, len(problems)))
+    ]
+
+
+if __name__ == "__main__":
+    main_or_one_line(main)

@@ -1,0 +1,2 @@
+"""Training: the YAML, the models, GRPO and SFT on Hugging Face TRL, the report. Imports core; core never imports
+this."""

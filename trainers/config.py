@@ -1,0 +1,347 @@
+"""Settings: every option of an experiment, declared once, as fields of dataclasses.
+
+A field's metadata says what it means and where it is written in YAML: `section`, and `key` when the YAML key differs
+from the field name (`generation.steps` is the field `max_timesteps`). A field without a section belongs to `training`:
+those are TRL's. `trainers/config_parser.py` turns a YAML file and a command line into these dataclasses.
+
+Values are checked in `__post_init__`, so a config built in Python is refused for the same reasons as one read from a
+file. The known names of schedules, samplers etc. are read from the dicts of `core`: a new entry there is valid here.
+"""
+# ruff: noqa: RUF009 (`_option` is dataclasses.field with its metadata)
+
+from collections.abc import Collection
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+import torch
+from trl import GRPOConfig, SFTConfig
+
+from core.alpha_schedule import SCHEDULES
+from core.generator import SAMPLERS
+from core.masking_strategy import MASKING_STRATEGIES
+from core.nelbo import COUPLINGS, REPLAYS, SOURCES
+from core.selection import SELECTIONS
+
+# section -> what it holds; the order is the order of --help
+SECTIONS = {
+    "generation": "how completions are sampled, and on which grid of timesteps",
+    "loss": "the likelihood bound and the one noise schedule that masking, bound and sampler share",
+    "masking": "what the forward process hides",
+    "model": "the denoiser and its LoRA adapter",
+    "task": "dataset, sizes and rewards",
+    "training": "every other option of the trainer (TRL and transformers)",
+}
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+NO_HF_GENERATE = "completions come from the diffusion sampler, not from transformers' generate()"
+NO_TOOLS = "a diffusion sampler fills one canvas; there are no tool-calling turns"
+OWN_HEAD = "the scorer projects the masked positions itself, past TRL's patched head"
+OWN_MODEL = "trainers/models.py builds the model: set model.dtype, model.attn_implementation, ... instead"
+FIXED_CANVAS = "the canvas has a fixed length and EOS fills its tail: set generation.max_completion_length"
+NO_LIGER = "its kernels are written for causal models and deprecated by TRL"
+
+# GRPO options that a diffusion sampler cannot honour: name -> reason. Refused rather than ignored.
+UNSUPPORTED = {
+    "use_vllm": "vLLM decodes left to right",
+    "top_p": "the loss scores the untruncated distribution: use generation.temperature",
+    "top_k": "the loss scores the untruncated distribution: use generation.temperature",
+    "min_p": "the loss scores the untruncated distribution: use generation.temperature",
+    "repetition_penalty": "it needs a left-to-right history: use generation.temperature",
+    "generation_kwargs": NO_HF_GENERATE,
+    "cache_implementation": NO_HF_GENERATE,
+    "use_transformers_continuous_batching": NO_HF_GENERATE,
+    "transformers_continuous_batching_config": NO_HF_GENERATE,
+    "use_transformers_paged": NO_HF_GENERATE,
+    "max_tool_calling_iterations": NO_TOOLS,
+    "cast_lm_head_to_fp32": OWN_HEAD,
+    "use_liger_kernel": NO_LIGER,
+    "model_init_kwargs": OWN_MODEL,
+    "pad_to_multiple_of": FIXED_CANVAS,
+    "neftune_noise_alpha": "noise in the embeddings moves the policy ratio away from 1 without any update",
+}
+
+UNSUPPORTED_SFT = {
+    "packing": FIXED_CANVAS,
+    "eval_packing": FIXED_CANVAS,
+    "padding_free": FIXED_CANVAS,
+    "pad_to_multiple_of": FIXED_CANVAS,
+    "loss_type": "the loss is the diffusion bound: see section loss",
+    "use_liger_kernel": NO_LIGER,
+    "model_init_kwargs": OWN_MODEL,
+}
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used. The message is one line: key, value, what is allowed."""
+
+
+def _option(
+    section: str, default: Any, help: str, key: str | None = None, known: Collection[str] | None = None
+) -> Any:
+    metadata: dict[str, Any] = {"help": help, "section": section}
+    if key is not None:
+        metadata["key"] = key
+    if known is not None:
+        metadata["known"] = known
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def dotted(option: Field) -> str:
+    """The YAML name of a field: `section.key`."""
+    return f"{option.metadata.get('section', 'training')}.{option.metadata.get('key', option.name)}"
+
+
+def _error(args: Any, name: str, expected: str) -> ConfigError:
+    option = next(f for f in fields(args) if f.name == name)
+    return ConfigError(f"{dotted(option)}={getattr(args, name)!r}: {expected}")
+
+
+def _require(args: Any, name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise _error(args, name, f"expected {expected}")
+
+
+def _check_known(args: Any) -> None:
+    for option in fields(args):
+        known = option.metadata.get("known")
+        if known is not None:
+            _require(args, option.name, getattr(args, option.name) in known, f"one of {', '.join(known)}")
+
+
+def check_supported(args: GRPOConfig | SFTConfig) -> None:
+    """Refuse options of TRL that this project would otherwise silently ignore.
+
+    Args:
+        args: A trainer config, also one that was changed after it was built.
+
+    Raises:
+        ConfigError: An option of `UNSUPPORTED` (GRPO) or `UNSUPPORTED_SFT` is set away from its default.
+    """
+    unsupported = UNSUPPORTED_SFT if isinstance(args, SFTConfig) else UNSUPPORTED
+    for option in fields(args):
+        # None beside the default: TRL itself resolves pad_to_multiple_of="auto" to None
+        if option.name in unsupported and getattr(args, option.name) not in (option.default, None):
+            raise _error(args, option.name, f"not supported: {unsupported[option.name]}")
+
+
+@dataclass
+class DiffusionArguments:
+    """The options of a diffusion language model, mixed into TRL's configs."""
+
+    max_timesteps: int = _option(
+        "generation",
+        128,
+        "Denoising steps T of the whole canvas; also the timestep grid of masking and of the bound.",
+        key="steps",
+    )
+    max_completion_length: int = _option(
+        "generation", 256, "Canvas length L in tokens: EOS fills the tail (LLaDA, 2502.09992)."
+    )
+    block_length: int | None = _option(
+        "generation",
+        None,
+        "Semi-autoregressive block length in tokens (LLaDA, 2502.09992); unset: one block. Must divide "
+        "max_completion_length, and the number of blocks must divide steps.",
+    )
+    sampler: str = _option(
+        "generation",
+        "count_matched",
+        "How a step moves the canvas: count_matched reveals as many tokens as the schedule says, ancestral reveals "
+        "each masked token with the schedule's probability (MDLM, 2406.07524), renoise predicts all and masks again.",
+        known=SAMPLERS,
+    )
+    selection: str = _option(
+        "generation",
+        "top1",
+        "Which positions a count-matched step reveals. low_confidence is LLaDA's rule (2502.09992), whose commit "
+        "log-probabilities are not exact; top1, entropy, margin and random look at the distribution only and are.",
+        known=SELECTIONS,
+    )
+    temperature: float = _option(
+        "generation", 1.0, "Sampling temperature of rollouts and of the scored law; 0 is greedy (not for GRPO)."
+    )
+    trajectory_nelbo_loss: bool = _option(
+        "loss", True, "Score with the NELBO on the noise of the rollouts. The only likelihood so far."
+    )
+    alpha_schedule: str = _option(
+        "loss",
+        "cosine",
+        "alpha_t = P(a completion token is visible at timestep t); shared by masking, bound and sampler.",
+        known=SCHEDULES,
+    )
+    alpha_min: float = _option("loss", 0.01, "Lower end of alpha, a probability: visibility at timestep T.")
+    alpha_max: float = _option("loss", 0.99, "Upper end of alpha, a probability: visibility at timestep 0.")
+    nelbo_source: str = _option(
+        "loss",
+        "rollout",
+        "Where the scored states come from: rollout replays the recorded denoising steps (TraceRL, 2509.06949), "
+        "forward masks the finished completion.",
+        key="source",
+        known=SOURCES,
+    )
+    num_draws: int = _option(
+        "loss", 2, "States scored per sequence and iteration: M noise levels (forward) or K denoising steps (rollout)."
+    )
+    nelbo_coupling: str = _option(
+        "loss",
+        "nested",
+        "Masks of the M levels of one sequence: nested along one trajectory, antithetic (DiffuCoder's complementary "
+        "pairs, 2506.20639) or independent.",
+        key="coupling",
+        known=COUPLINGS,
+    )
+    nelbo_replay: str = _option(
+        "loss",
+        "drawn",
+        "Which recorded steps are scored: K drawn uniformly, weighted steps/K (unbiased), K merged segments, or all.",
+        key="replay",
+        known=REPLAYS,
+    )
+    masking_strategy_type: str = _option(
+        "masking",
+        "diffusion",
+        "Forward process: diffusion masks at the schedule's rate, full masks the whole completion (d1, 2504.12216).",
+        key="strategy_type",
+        known=MASKING_STRATEGIES,
+    )
+    p_mask_prompt: float = _option("masking", 0.3, "Probability that a prompt token is masked (d1, 2504.12216).")
+
+    # Options of transformers with another default. None resolves to False, without the deprecation warning of False.
+    gradient_checkpointing: bool | None = _option("training", None, "Trade compute for memory; off unless asked for.")
+    # this order of the union is the one HfArgumentParser can read
+    report_to: None | str | list[str] = _option(  # noqa: RUF036
+        "training", "tensorboard", "Where metrics go: tensorboard, wandb, ..., all or none."
+    )
+
+    def check_diffusion(self) -> None:
+        """Raise ConfigError for a value that no run can use."""
+        _check_known(self)
+        for name in ("max_timesteps", "max_completion_length", "num_draws"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        even = self.nelbo_coupling != "antithetic" or self.num_draws % 2 == 0
+        _require(self, "num_draws", even, "an even number for loss.coupling=antithetic, which draws pairs")
+        self._check_blocks()
+        ends = f"0 <= alpha_min < alpha_max <= 1 (alpha_min={self.alpha_min}, alpha_max={self.alpha_max})"
+        _require(self, "alpha_min", 0 <= self.alpha_min < self.alpha_max, ends)
+        _require(self, "alpha_max", self.alpha_max <= 1, ends)
+        _require(self, "temperature", self.temperature >= 0, "at least 0")
+        _require(self, "p_mask_prompt", 0 <= self.p_mask_prompt <= 1, "a probability in [0, 1]")
+        _require(self, "trajectory_nelbo_loss", self.trajectory_nelbo_loss, "true: it is the only likelihood so far")
+        weighted = self.masking_strategy_type == "diffusion" or self.nelbo_source != "forward"
+        reason = "'diffusion' when loss.source=forward: without timesteps the weights are no bound"
+        _require(self, "masking_strategy_type", weighted, reason)
+
+    def _check_blocks(self) -> None:
+        if self.block_length is None:
+            return
+        length, steps = self.max_completion_length, self.max_timesteps
+        divides = self.block_length >= 1 and length % self.block_length == 0
+        _require(self, "block_length", divides, f"a divisor of generation.max_completion_length={length}")
+        blocks = length // self.block_length
+        even = f"a number of blocks (here {blocks}) that divides generation.steps={steps}"
+        _require(self, "block_length", steps % blocks == 0, even)
+
+
+def _settle_device(args: GRPOConfig | SFTConfig) -> None:
+    # TRL turns bf16 on unless told otherwise, and transformers then refuses to start without an accelerator
+    args.use_cpu = args.use_cpu or not torch.accelerator.is_available()
+    if args.use_cpu and args.bf16 is None:
+        args.bf16 = False
+
+
+@dataclass
+class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):
+    """Options of `ImprovedDiffuGRPOTrainer`: TRL's GRPO options and those of a diffusion model."""
+
+    disable_dropout: bool = _option(
+        "training", True, "Dropout would move the policy ratio away from 1 without any update."
+    )
+    remove_unused_columns: bool | None = _option(
+        "training", False, "Drop dataset columns but the prompt; rewards need the others."
+    )
+
+    def __post_init__(self):
+        self.check_diffusion()
+        _require(self, "temperature", self.temperature > 0, "above 0: greedy rollouts of one prompt are all the same")
+        check_supported(self)
+        _settle_device(self)
+        super().__post_init__()
+
+
+@dataclass
+class DiffusionSFTConfig(DiffusionArguments, SFTConfig):
+    """Options of `DiffusionSFTTrainer`: TRL's SFT options and those of a diffusion model."""
+
+    nelbo_source: str = _option(
+        "loss",
+        "forward",
+        "Where the scored states come from: forward masks the text. SFT text has no recorded rollout.",
+        key="source",
+        known=SOURCES,
+    )
+
+    def __post_init__(self):
+        self.check_diffusion()
+        _require(self, "nelbo_source", self.nelbo_source != "rollout", "'forward': SFT text has no recorded rollout")
+        check_supported(self)
+        _settle_device(self)
+        super().__post_init__()
+
+
+@dataclass
+class ModelArguments:
+    """Which denoiser is trained, and how."""
+
+    model_name_or_path: str = _option(
+        "model",
+        "tiny",
+        "'tiny' (the embedded model, see trainers/models.py), a hub checkpoint or a local directory.",
+        key="name_or_path",
+    )
+    from_scratch: bool = _option("model", False, "Fresh weights for the named architecture instead of trained ones.")
+    dtype: str = _option("model", "float32", "Dtype of the weights.", known=DTYPES)
+    attn_implementation: str | None = _option("model", None, "Attention kernel, such as sdpa; unset: the model's own.")
+    trust_remote_code: bool = _option("model", False, "Run code that a checkpoint brings along; TRL is told the same.")
+    use_peft: bool = _option("model", False, "Train a LoRA adapter (2106.09685) instead of all weights.")
+    lora_r: int = _option("model", 16, "LoRA rank.")
+    lora_alpha: int = _option("model", 32, "LoRA scale: the update is multiplied by lora_alpha / lora_r.")
+    lora_dropout: float = _option("model", 0.0, "LoRA dropout probability; 0 keeps the policy ratio free of noise.")
+    lora_target_modules: list[str] | None = _option(
+        "model", None, "Modules that get adapters; unset: all linear layers but the head."
+    )
+
+    def __post_init__(self):
+        _check_known(self)
+        _require(self, "lora_r", self.lora_r >= 1, "at least 1")
+        _require(self, "lora_alpha", self.lora_alpha >= 1, "at least 1")
+        _require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "a probability in [0, 1)")
+
+
+@dataclass
+class TaskArguments:
+    """Which task (a file of trainers/tasks), on which data, with which rewards."""
+
+    task_name: str = _option("task", "gsm8k", "The task: a file trainers/tasks/<name>.py.", key="name")
+    data_files: list[str] | None = _option("task", None, "Local jsonl files; unset: the task's seeded generator.")
+    dataset_name: str | None = _option("task", None, "A hub dataset, such as openai/gsm8k (2110.14168).")
+    train_size: int | None = _option("task", None, "Training problems; unset: the task's choice.")
+    validation_size: int | None = _option("task", None, "Validation problems; unset: the task's choice.")
+    test_size: int | None = _option("task", None, "Test problems; unset: the task's choice.")
+    task_seed: int = _option("task", 0, "Seed of the generated problems and of the split.", key="seed")
+    min_operations: int = _option("task", 1, "Fewest arithmetic operations in a generated problem.")
+    max_operations: int = _option("task", 1, "Most arithmetic operations in a generated problem.")
+    max_number: int = _option("task", 20, "Largest number in a generated problem.")
+    rewards: list[str] = _option("task", ["correctness", "format"], "Names of the task's reward functions, summed.")
+
+    def __post_init__(self):
+        for name in ("train_size", "validation_size", "test_size", "min_operations", "max_number"):
+            value = getattr(self, name)
+            _require(self, name, value is None or value >= 1, "at least 1")
+        fewest = f"at least task.min_operations={self.min_operations}"
+        _require(self, "max_operations", self.max_operations >= self.min_operations, fewest)
+        _require(self, "rewards", bool(self.rewards), "at least one reward")
+        both = self.data_files is None or self.dataset_name is None
+        _require(self, "dataset_name", both, f"no second source beside task.data_files={self.data_files!r}")

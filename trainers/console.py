@@ -1,0 +1,67 @@
+"""What a run says in the terminal while it goes: one short line a log entry, above the progress bar."""
+
+import sys
+import warnings
+from typing import Any
+
+import datasets
+from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import logging
+
+from trainers.config import ConfigError
+
+# key in the log -> (label, format); those that a run does not have are left out
+SHOWN = {
+    "loss": ("loss", "{:.4f}"),
+    "eval_loss": ("eval loss", "{:.4f}"),
+    "reward": ("reward", "{:.3f}"),
+    "rewards/correctness/mean": ("correct", "{:.3f}"),
+    "nelbo": ("nelbo", "{:.2f}"),
+    "nelbo_standard_error": ("±", "{:.2f}"),
+    "kl": ("kl", "{:.4f}"),
+    "ratio_log_std": ("ratio std", "{:.4f}"),
+    "entropy": ("entropy", "{:.3f}"),
+    "grad_norm": ("grad", "{:.2f}"),
+    "step_time": ("s/step", "{:.2f}"),
+}
+
+
+class LineProgress(ProgressCallback):
+    """transformers' progress bar, with one readable line in place of the printed dictionary."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        parts = [f"{label} {form.format(logs[key])}" for key, (label, form) in SHOWN.items() if logs and key in logs]
+        if state.is_world_process_zero and self.training_bar is not None and parts:
+            self.training_bar.write(f"step {state.global_step:>5}  " + "  ".join(parts))
+
+
+def use_line_progress(trainer: Any) -> None:
+    """Replace the printing callbacks of a trainer by `LineProgress`."""
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(LineProgress)
+
+
+def quiet_libraries() -> None:
+    """No loading bars, and no deprecation notes that are addressed to TRL's authors."""
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
+
+
+def main_or_one_line(main: Any) -> None:
+    """Run a script's main; a configuration error is one line on stderr and exit status 2."""
+    quiet_libraries()
+    try:
+        main(sys.argv[1:])
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

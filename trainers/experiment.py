@@ -1,0 +1,71 @@
+"""What every script does first: from a parsed config to splits, a policy and an evaluator."""
+
+import platform
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from core.masking_strategy import sync_masking_with_nelbo
+from trainers.config import ConfigError, TaskArguments
+from trainers.config_parser import ExperimentConfig
+from trainers.evaluation import Evaluator
+from trainers.models import Policy, load_policy
+from trainers.objects import build_loss, build_masking
+from trainers.tasks import TASKS
+
+VERSIONS = ("torch", "trl", "transformers", "accelerate", "datasets", "peft")
+
+
+def load_task(arguments: TaskArguments) -> tuple[ModuleType, dict[str, Dataset]]:
+    """The task module and its splits (train, validation, test).
+
+    Raises:
+        ConfigError: an unknown task or reward, a missing or malformed data file, impossible sizes.
+    """
+    if arguments.task_name not in TASKS:
+        raise ConfigError(f"task.name={arguments.task_name!r}: expected one of {', '.join(TASKS)}")
+    task = TASKS[arguments.task_name]
+    unknown = [name for name in arguments.rewards if name not in task.REWARDS]
+    if unknown:
+        raise ConfigError(f"task.rewards={unknown[0]!r}: expected some of {', '.join(task.REWARDS)}")
+    try:
+        splits = task.load_splits(
+            data_files=arguments.data_files,
+            dataset_name=arguments.dataset_name,
+            train_size=arguments.train_size,
+            validation_size=arguments.validation_size,
+            test_size=arguments.test_size,
+            seed=arguments.task_seed,
+            min_operations=arguments.min_operations,
+            max_operations=arguments.max_operations,
+            max_number=arguments.max_number,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    return task, splits
+
+
+def load_experiment_policy(config: ExperimentConfig, train: Dataset) -> Policy:
+    """The policy; a fresh tokenizer is trained on the training split."""
+    corpus = (prompt + text for prompt, text in zip(train["prompt"], train["completion"], strict=True))
+    return load_policy(config.model, corpus)
+
+
+def build_evaluator(config: ExperimentConfig, task: ModuleType, problems: Dataset) -> Evaluator:
+    """An evaluator on the experiment's own sampler and schedule."""
+    loss, masking = build_loss(config.training), build_masking(config.training)
+    schedule = sync_masking_with_nelbo(masking, loss)
+    return Evaluator(config.training, schedule, masking, task, problems, seed=config.training.seed)
+
+
+def environment() -> dict[str, Any]:
+    """Machine and versions, for reports."""
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in VERSIONS},
+    }

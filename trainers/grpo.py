@@ -1,0 +1,343 @@
+"""GRPO for masked diffusion language models on TRL's trainer, by four narrow overrides and no fork.
+
+TRL keeps advantages, clipping, KL, token and sequence ratios, metrics and logging. What changes is where completions
+come from (`_generate_single_turn`: the denoising loop) and what their log-probabilities are
+(`_get_per_token_logps_and_entropies`: the trajectory NELBO's per-token values). All randomness of the likelihood is
+drawn once per batch and iteration, right after the rollout; it travels in the inputs dictionary with the batch
+dimension first, so TRL's own shuffle and split keep it aligned, and old, reference and current policy are scored on
+the same states: with unchanged weights every ratio is exactly 1.
+"""
+
+import copy
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from trl import GRPOTrainer
+from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
+from trl.trainer.callbacks import SyncRefModelCallback
+from trl.trainer.utils import disable_dropout_in_model, pad
+
+from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
+from core.nelbo import Draws, NELBOEstimate
+from core.trajectory import Trajectory
+from trainers.config import ImprovedDiffuGRPOConfig, check_supported
+from trainers.models import Policy
+from trainers.objects import build_generator, build_loss, build_masking
+from trainers.randomness import generator_at
+from trainers.rewards import checked
+
+DRAWS = "draws/"  # prefix of the drawn states in the inputs dictionary
+CANVAS = "canvas_ids"  # the whole canvas behind completion_ids, (B, L)
+
+
+class ImprovedDiffuGRPOTrainer(GRPOTrainer):
+    """`trl.GRPOTrainer` for a masked diffusion model.
+
+    Overridden seams of trl 1.16 and why: `_generate_single_turn` (rollouts by `DiffusionGenerator`),
+    `_generate_and_score_completions` (puts the drawn states into the batch), `_get_per_token_logps_and_entropies`
+    (scores on those states), `_compute_loss` (picks this iteration's states). `_save_rng_state` and `_load_rng_state`
+    carry the rollout buffer, so that a resumed run goes on bit by bit.
+
+    Args:
+        policy: the model to train.
+        reward_funcs: TRL reward functions; a failing one stops the run with a `RewardError`.
+        args: options.
+        train_dataset, eval_dataset: rows with ``prompt`` and whatever the rewards read.
+        kwargs: further arguments of `trl.GRPOTrainer` (callbacks, peft_config, optimizers).
+    """
+
+    _name = "Trajectory-NELBO GRPO"
+    _tag_names = ("trl", "grpo", "masked-diffusion", "trajectory-nelbo")
+    _paper = None
+
+    def __init__(
+        self,
+        policy: Policy,
+        reward_funcs: list[Any],
+        args: ImprovedDiffuGRPOConfig,
+        train_dataset: Any,
+        eval_dataset: Any = None,
+        **kwargs: Any,
+    ):
+        check_supported(args)
+        self.policy = policy
+        self.nelbo_loss = build_loss(args)
+        self.masking_strategy = build_masking(args)
+        self.schedule = sync_masking_with_nelbo(self.masking_strategy, self.nelbo_loss)
+        self._pending: dict[str, Any] | None = None  # the rollout being scored by super()
+        self._current: dict[str, Any] | None = None  # what `_compute_loss` scores
+        self._eval_batches = 0
+        self._seconds: dict[str, float] = defaultdict(float)
+
+        # TRL reloads the reference from disk by name, which is not the model in hand once it was changed in memory.
+        # And it patches the model's forward, after which a copy would run the original's weights. So: copy first.
+        full_reference = args.beta != 0.0 and kwargs.get("peft_config") is None
+        reference = copy.deepcopy(policy.model) if full_reference else None
+        beta, sync_reference = args.beta, args.sync_ref_model
+        if reference is not None:
+            args.beta, args.sync_ref_model = 0.0, False
+        super().__init__(
+            model=policy.model,
+            reward_funcs=[checked(f) if callable(f) and not isinstance(f, nn.Module) else f for f in reward_funcs],
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=policy.tokenizer,
+            **kwargs,
+        )
+        if reference is not None:
+            args.beta, args.sync_ref_model = beta, sync_reference
+            self._adopt_reference(reference)
+
+    def _adopt_reference(self, reference: nn.Module) -> None:
+        """What TRL does with a reference model that it loaded itself."""
+        self.beta = self.args.beta
+        if self.args.disable_dropout:
+            disable_dropout_in_model(reference)
+        reference.requires_grad_(False)
+        if self.is_deepspeed_enabled:
+            self.ref_model = prepare_deepspeed(reference, self.accelerator)
+        elif self.is_fsdp_enabled:
+            self.ref_model = prepare_fsdp(reference, self.accelerator)
+        else:
+            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
+        if self.args.sync_ref_model:
+            self.add_callback(SyncRefModelCallback(ref_model=self.ref_model, accelerator=self.accelerator))
+
+    # ---- rollout -------------------------------------------------------------------------------------------------
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
+    ) -> tuple[list[list[int]], None]:
+        """Roll out one completion a prompt row, and draw the states that it will be scored on."""
+        assert_schedules_consistent(self.masking_strategy, self.nelbo_loss)
+        started = time.perf_counter()
+        prompts = [torch.tensor(ids) for ids in prompt_ids]
+        padded = pad(prompts, padding_value=self.policy.tokenizer.pad_token_id, padding_side="left")
+        mask = pad([torch.ones_like(ids) for ids in prompts], padding_value=0, padding_side="left")
+        device = self.accelerator.device
+        trajectory = self._rollout(padded.to(device), mask.to(device))
+        self._pending = {
+            CANVAS: trajectory.ids,
+            "trajectory": trajectory,
+            "draws": self._draw(trajectory, prompt_length=padded.size(1)),
+        }
+        self._log_rollout(trajectory, time.perf_counter() - started)
+        return trajectory.completions(), None
+
+    def _rollout(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Trajectory:
+        """Denoise in micro-batches, in eval mode, on gathered parameters."""
+        noise = generator_at(*self._position("rollout"), self.accelerator.process_index, device=prompt_ids.device)
+        size = self.args.per_device_train_batch_size
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+            ) as model,
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+        ):
+            was_training = model.training
+            model.eval()
+            sampler = build_generator(
+                self.args,
+                self.policy.denoiser(model),
+                self.schedule,
+                self.masking_strategy,
+                eos_id=self.policy.tokenizer.eos_token_id,
+            )
+            parts = [
+                sampler.generate(ids, mask, noise)
+                for ids, mask in zip(prompt_ids.split(size), prompt_mask.split(size), strict=True)
+            ]
+            model.train(was_training)
+        return Trajectory.cat(parts)
+
+    def _draw(self, trajectory: Trajectory, prompt_length: int) -> Draws:
+        """The states of every iteration over this batch, (B, I, ...); a rank draws its share of the global batch."""
+        iterations = self.num_iterations if self.model.training else 1
+        batch_size, length = trajectory.ids.shape
+        return Draws.stack(
+            [
+                self.nelbo_loss.draw(
+                    self.masking_strategy,
+                    batch_size,
+                    length,
+                    prompt_length,
+                    generator_at(*self._position("states"), i),
+                    device=trajectory.ids.device,
+                    trajectory=trajectory,
+                    share=(self.accelerator.process_index, self.accelerator.num_processes),
+                )
+                for i in range(iterations)
+            ]
+        )
+
+    def _position(self, purpose: str) -> tuple[int | str, ...]:
+        """Where the run stands: all that its randomness may depend on."""
+        if self.model.training:
+            return self.args.seed, purpose, "train", self._step
+        return self.args.seed, purpose, "eval", self._eval_batches
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's batch, with the canvas and the drawn states in it."""
+        output = super()._generate_and_score_completions(inputs)
+        assert self._pending is not None
+        output[CANVAS] = self._pending[CANVAS]
+        output.update(self._pending["draws"].to_dict(DRAWS))
+        self._pending = None
+        if not self.model.training:
+            self._eval_batches += 1
+        return output
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """TRL's evaluation, on the same noise every time."""
+        self._eval_batches = 0
+        return super().evaluate(*args, **kwargs)
+
+    # ---- likelihood ----------------------------------------------------------------------------------------------
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None, None]:
+        """Log-probabilities of the completion on the drawn states.
+
+        Right after the rollout (old and reference policy): for every iteration, (B, I, C). In the loss: (B, C).
+        """
+        started = time.perf_counter()
+        prompt_ids, prompt_mask = input_ids[:, :-logits_to_keep], attention_mask[:, :-logits_to_keep]
+        if self._current is not None:
+            estimate = self._score(model, prompt_ids, prompt_mask, self._current[CANVAS], self._current["draws"])
+            self._log_estimate(estimate, self._current["old_per_token_logps"], attention_mask[:, -logits_to_keep:])
+            self._seconds["scoring"] += time.perf_counter() - started
+            return estimate.per_token_logps[:, :logits_to_keep], estimate.entropies[:, :logits_to_keep], None
+
+        assert self._pending is not None
+        draws: Draws = self._pending["draws"]
+        size = batch_size or input_ids.size(0)
+        logps = []
+        for i in range(draws.hidden.size(1)):
+            per_iteration = draws.iteration(i)
+            for start in range(0, input_ids.size(0), size):
+                rows = slice(start, start + size)
+                canvas = self._pending[CANVAS][rows]
+                estimate = self._score(model, prompt_ids[rows], prompt_mask[rows], canvas, per_iteration.rows(rows))
+                logps.append(estimate.per_token_logps[:, :logits_to_keep])
+        self._seconds["scoring"] += time.perf_counter() - started
+        chunks = len(logps) // draws.hidden.size(1)
+        return torch.stack([torch.cat(logps[i : i + chunks]) for i in range(0, len(logps), chunks)], dim=1), None, None
+
+    def _score(
+        self, model: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, canvas_ids: Tensor, draws: Draws
+    ) -> NELBOEstimate:
+        return self.nelbo_loss.score(
+            self.policy.denoiser(model), prompt_ids, prompt_mask, canvas_ids, draws, self.args.temperature
+        )
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """TRL's loss on this iteration's states, each scored token weighted by the tokens that it stands for."""
+        training = self.model.training
+        i = (self._step // self.args.steps_per_generation) % self.num_iterations if training else 0
+        inputs = dict(inputs)
+        for key in ("old_per_token_logps", "ref_per_token_logps"):
+            if key in inputs:
+                inputs[key] = inputs[key][:, i]
+        draws = Draws.from_dict(inputs, DRAWS).iteration(i)
+        # TRL multiplies its completion mask by this one; nothing there needs it to be 0 or 1.
+        inputs["tool_mask"] = self.nelbo_loss.token_weight(draws)[:, : inputs["completion_ids"].size(1)]
+        old = inputs.get("old_per_token_logps")
+        self._current = {CANVAS: inputs[CANVAS], "draws": draws, "old_per_token_logps": old}
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self._current = None
+            self._loss_done = time.perf_counter()
+
+    # ---- metrics -------------------------------------------------------------------------------------------------
+
+    def _log_rollout(self, trajectory: Trajectory, seconds: float) -> None:
+        """Speed and cost of the rollout just made."""
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        self._seconds["rollout"] += seconds
+        self._tokens = int(trajectory.lengths.sum())
+        metrics["rollout/tokens_per_second"].append(self._tokens / seconds)
+        metrics["rollout/forwards_per_completion"].append(self._mean(trajectory.forwards.float()))
+
+    def _log_estimate(self, estimate: NELBOEstimate, old_logps: Tensor | None, completion_mask: Tensor) -> None:
+        """The bound with its error, and the spread of the ratios that go into the loss."""
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        bound, error = estimate.sequence_bound.detach(), estimate.standard_error
+        gathered = self.accelerator.gather(error)
+        metrics["nelbo"].append(self._mean(bound))
+        metrics["nelbo_standard_error"].append((gathered.square().sum().sqrt() / gathered.numel()).item())
+        if old_logps is not None:
+            width = completion_mask.size(1)
+            scored = (estimate.token_weight[:, :width] > 0) & completion_mask.bool()
+            log_ratio = (estimate.per_token_logps.detach()[:, :width] - old_logps)[scored]
+            metrics["ratio_log_std"].append(self._mean(log_ratio.square().mean().sqrt().nan_to_num().unsqueeze(0)))
+            metrics["ratio_log_max"].append(self._max(log_ratio.abs()))
+
+    def _mean(self, values: Tensor) -> float:
+        return self.accelerator.gather(values.mean().unsqueeze(0)).mean().item()
+
+    def _max(self, values: Tensor) -> float:
+        largest = values.max() if values.numel() else values.new_zeros(())
+        return self.accelerator.gather(largest.unsqueeze(0)).max().item()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """TRL's step; splits its time into rollout, scoring, backward (what follows the loss) and, by difference,
+        rest."""
+        loss = super().training_step(*args, **kwargs)
+        self._seconds["backward"] += time.perf_counter() - self._loss_done
+        if self._step % self.current_gradient_accumulation_steps == 0:
+            metrics = self._metrics["train"]
+            for part in ("rollout", "scoring", "backward"):
+                metrics[f"time/{part}"].append(self._seconds[part])
+            metrics["loss/tokens_per_second"].append(
+                self._tokens
+                * self.current_gradient_accumulation_steps
+                / self.args.steps_per_generation
+                / (self._seconds["scoring"] + self._seconds["backward"])
+            )
+            self._seconds.clear()
+        return loss
+
+    # ---- resuming ------------------------------------------------------------------------------------------------
+
+    def save_now(self) -> None:
+        """Write a checkpoint outside the schedule, before giving up on a run."""
+        if self.state.global_step > 0:
+            self._save_checkpoint(self.model, trial=None)
+
+    def _rollout_state_path(self, checkpoint: str | Path) -> Path:
+        return Path(checkpoint) / f"rollout_state_{self.accelerator.process_index}.pt"
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Beside the random state: the rollout buffer, in case the run stops between two iterations over it."""
+        super()._save_rng_state(output_dir)
+        state = {"step": self._step, "buffered_inputs": self._buffered_inputs}
+        torch.save(state, self._rollout_state_path(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Restore the random state and the rollout buffer."""
+        super()._load_rng_state(checkpoint)
+        if checkpoint is None:
+            return
+        path = self._rollout_state_path(checkpoint)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"checkpoint {checkpoint} has no {path.name}: it is incomplete, or of another trainer"
+            )
+        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        self._step, self._buffered_inputs = state["step"], state["buffered_inputs"]

@@ -1,0 +1,125 @@
+"""Supervised fine-tuning of a masked diffusion model: the forward-process NELBO of given completions."""
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from trl import SFTTrainer
+
+from core.masking_strategy import sync_masking_with_nelbo
+from core.nelbo import TrajectoryNELBOLoss
+from trainers.config import ConfigError, DiffusionSFTConfig, check_supported
+from trainers.models import Policy
+from trainers.objects import build_loss, build_masking
+from trainers.randomness import generator_at
+
+IGNORED = -100  # label that TRL puts on prompt tokens
+
+
+class CanvasCollator:
+    """Tokenised prompt-completion rows -> a left-padded prompt and a canvas of fixed length whose tail is EOS.
+
+    The canvas is the one that rollouts are written on, so that training and sampling see the same positions.
+    """
+
+    def __init__(self, canvas_length: int, pad_id: int, eos_id: int):
+        self.canvas_length, self.pad_id, self.eos_id = canvas_length, pad_id, eos_id
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        prompts, canvases = [], []
+        for row in rows:
+            completion = [label for label in row["labels"] if label != IGNORED]
+            prompts.append(torch.tensor(row["input_ids"][: -len(completion)]))
+            canvases.append(completion + [self.eos_id] * (self.canvas_length - len(completion)))
+        pad = nn.utils.rnn.pad_sequence
+        return {
+            "prompt_ids": pad(prompts, batch_first=True, padding_value=self.pad_id, padding_side="left"),
+            "prompt_mask": pad([torch.ones_like(p) for p in prompts], batch_first=True, padding_side="left"),
+            "completion_ids": torch.tensor(canvases),
+        }
+
+
+class DiffusionSFTTrainer(SFTTrainer):
+    """`trl.SFTTrainer` with a diffusion loss.
+
+    Keeps TRL's data preparation, PEFT and bookkeeping; overrides the collator (fixed EOS-filled canvas),
+    `compute_loss` (the NELBO, nats a token) and `prediction_step` (that loss on fixed noise).
+
+    Args:
+        policy: the model to train.
+        args: its options.
+        train_dataset, eval_dataset: rows with ``prompt`` and ``completion``.
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        policy: Policy,
+        args: DiffusionSFTConfig,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None = None,
+        **kwargs: Any,
+    ):
+        check_supported(args)
+        tokenizer = policy.tokenizer
+        args.max_length = None  # the canvas is the limit, checked below
+        args.remove_unused_columns = False
+        args.completion_only_loss = True
+        super().__init__(
+            model=policy.model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            data_collator=CanvasCollator(args.max_completion_length, tokenizer.pad_token_id, tokenizer.eos_token_id),
+            **kwargs,
+        )
+        self.policy = policy
+        self.nelbo_loss: TrajectoryNELBOLoss = build_loss(args)
+        self.masking_strategy = build_masking(args)
+        sync_masking_with_nelbo(self.masking_strategy, self.nelbo_loss)
+        self._micro_step = 0
+        _check_lengths(self.train_dataset, args.max_completion_length)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor:
+        """Mean NELBO of the batch in nats per canvas token, on noise drawn for this micro-step."""
+        where = ("train", self.state.global_step, self._micro_step) if model.training else ("eval", 0, 0)
+        self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
+        estimate = self.nelbo_loss(
+            self.policy.denoiser(model),
+            self.masking_strategy,
+            inputs["prompt_ids"],
+            inputs["prompt_mask"],
+            inputs["completion_ids"],
+            generator_at(self.args.seed, *where, self.accelerator.process_index),
+        )
+        mode = "train" if model.training else "eval"
+        self._metrics[mode]["nelbo"].append(estimate.sequence_bound.mean().item())
+        return estimate.sequence_bound.mean() / inputs["completion_ids"].size(1)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
+        """The loss alone, on the same noise at every evaluation."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, inputs).detach(), None, None
+
+
+def _check_lengths(dataset: Dataset, canvas_length: int) -> None:
+    """Completions must fit their canvas, EOS included."""
+    lengths = [sum(label != IGNORED for label in labels) for labels in dataset["labels"]]
+    too_long = sum(length > canvas_length for length in lengths)
+    if too_long:
+        raise ConfigError(
+            f"generation.max_completion_length={canvas_length}: {too_long} of {len(lengths)} completions are longer; "
+            f"the longest has {max(lengths)} tokens with its EOS"
+        )

@@ -1,0 +1,8 @@
+"""Tasks by name. A task is one module with NAME, build_prompt, load_splits, verify and REWARDS; it imports nothing
+of ours."""
+
+from types import ModuleType
+
+from trainers.tasks import gsm8k
+
+TASKS: dict[str, ModuleType] = {gsm8k.NAME: gsm8k}
