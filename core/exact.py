@@ -88,5 +88,5 @@ def any_order_average(table: Float[Tensor, "S L"]) -> Float[Tensor, ""]:
     """
     size = subsets(table.size(1)).sum(dim=1).to(table.device)
     ways = torch.tensor([math.comb(table.size(1), k) for k in range(table.size(1) + 1)], device=table.device)
-    weight = torch.where(size > 0, 1.0 / (size.clamp(min=1) * ways[size]), 0.0)
+    weight = torch.where(size > 0, 1.0 / (size.clamp(min=1) * ways[size]).double(), 0.0)
     return -(weight * table.sum(dim=1)).sum()

@@ -135,7 +135,7 @@ def count_matched(canvas: Canvas, t: int, to: int) -> None:
 
 def ancestral(canvas: Canvas, t: int, to: int) -> None:
     """Reveal each masked token with probability (alpha_to - alpha_t) / (1 - alpha_t), by its own uniform number."""
-    hidden_after = canvas.owner.masking.hide(canvas.u[canvas.alive, canvas.block], torch.tensor(to))
+    hidden_after = canvas.owner.masking.hide(canvas.u[canvas.alive, canvas.block], to)
     chosen = canvas.masked & ~hidden_after
     if bool(chosen.any()):
         drawn = canvas.predict(chosen)
@@ -272,7 +272,9 @@ class DiffusionGenerator:
                 self.sampler.step(canvas, t, to)
                 if observe is not None and canvas.step > before:
                     observe(to, canvas.ids.clone())
-                if self.eos_id is not None and canvas.step > before and (self.sampler.final or to == -1):
+                # Tokens that may change again are settled only at the end of the block, evaluated there or not.
+                settled = canvas.step > before if self.sampler.final else to == -1
+                if self.eos_id is not None and settled:
                     canvas.drop_finished(self.eos_id)
         return Trajectory(
             ids=canvas.ids,

@@ -155,6 +155,10 @@ class TrajectoryNELBOLoss:
             "replay": self.replay,
         }
 
+    def canvas(self, trajectory: Trajectory) -> Int[Tensor, "B L"]:
+        """The tokens to score: as the sampler left them (rollout), or the text with its EOS tail (forward)."""
+        return trajectory.ids if self.source == "rollout" else trajectory.completion_ids
+
     # ---- drawing -------------------------------------------------------------------------------------------------
 
     def draw(
@@ -306,10 +310,11 @@ class TrajectoryNELBOLoss:
         ids: Int[Tensor, "B L"],
         generator: torch.Generator,
         trajectory: Trajectory | None = None,
+        temperature: float = 1.0,
     ) -> NELBOEstimate:
         """Draw and score in one go, for training on given text."""
         draws = self.draw(masking, ids.size(0), ids.size(1), prompt_ids.size(1), generator, ids.device, trajectory)
-        return self.score(denoiser, prompt_ids, prompt_mask, ids, draws)
+        return self.score(denoiser, prompt_ids, prompt_mask, ids, draws, temperature)
 
 
 def _dense_steps(step_map: Int[Tensor, "B L"]) -> tuple[Int[Tensor, "B L"], Int[Tensor, " B"]]:

@@ -5,7 +5,6 @@
 The config says how completions are generated and where the problems come from; every setting can be overridden.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -13,17 +12,19 @@ from rich.console import Console
 from rich.table import Table
 
 from trainers.config_parser import parse
-from trainers.console import main_or_one_line
+from trainers.console import OptionParser, main_or_one_line
 from trainers.evaluation import summarise
 from trainers.experiment import build_evaluator, environment, load_experiment_policy, load_task
 
 
 def main(argv: list[str]) -> None:
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own = OptionParser()
     own.add_argument("--split", default="test", choices=("train", "validation", "test"))
     own.add_argument("--json", type=Path, default=None, help="also write the numbers to this file")
     options, rest = own.parse_known_args(argv)
     config = parse(rest)
+    if options.json:  # fails now rather than after the work
+        options.json.parent.mkdir(parents=True, exist_ok=True)
 
     task, splits = load_task(config.task)
     policy = load_experiment_policy(config, splits["train"])

@@ -5,8 +5,6 @@
 Every line is the canvas after one evaluation of the model; new tokens are bold, masked positions are shaded.
 """
 
-import argparse
-
 import torch
 from rich.console import Console
 from rich.text import Text
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from core.generator import DiffusionGenerator
 from trainers.config_parser import parse
-from trainers.console import main_or_one_line
+from trainers.console import OptionParser, main_or_one_line
 from trainers.evaluation import encode_prompts
 from trainers.experiment import load_experiment_policy, load_task
 from trainers.models import Policy
@@ -25,7 +23,7 @@ MASK = "░"
 
 
 def main(argv: list[str]) -> None:
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own = OptionParser()
     own.add_argument("--prompt", default=None, help="the question; unset: the first test problem")
     own.add_argument("--greedy", action="store_true")
     options, rest = own.parse_known_args(argv)

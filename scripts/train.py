@@ -68,9 +68,12 @@ def main(argv: list[str]) -> None:
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except RewardError as error:
+        step = trainer.state.global_step
+        if step == 0:
+            raise ConfigError(f"{error}; no step was finished") from error
         trainer.save_now()
         raise ConfigError(
-            f"{error}; saved step {trainer.state.global_step} in {output}, continue with --resume_from_checkpoint true"
+            f"{error}; saved step {step} in {output}, continue with --resume_from_checkpoint true"
         ) from error
     trainer.save_model(str(output / "model"))
     trainer.accelerator.wait_for_everyone()

@@ -43,14 +43,23 @@ def check_checkpoint(directory: Path) -> None:
     weights = [directory / name for name in WEIGHTS if (directory / name).is_file()]
     if not weights:
         raise ConfigError(f"checkpoint {directory}: no weights, expected one of {', '.join(WEIGHTS)}")
-    for path in [*weights, *directory.glob("*.pt"), *(directory / name for name in STATE)]:
+    random_states = list(directory.glob("rng_state*.pth")) or [directory / "rng_state.pth"]
+    paths = [*weights, *directory.glob("*.pt"), *random_states, *(directory / name for name in STATE)]
+    for path in paths:
         try:
             _read(path)
+            if path.name.endswith(".index.json"):
+                paths += [directory / name for name in sorted(_shards(path))]
         except (OSError, ValueError, SafetensorError, zipfile.BadZipFile, EOFError) as error:
             reason = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
             raise ConfigError(
                 f"checkpoint {directory}: {path.name} is {reason}; resume from another checkpoint"
             ) from error
+
+
+def _shards(index: Path) -> set[str]:
+    """The files over which the weights are spread."""
+    return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
 
 
 def _read(path: Path) -> None:

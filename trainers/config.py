@@ -266,6 +266,8 @@ class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):
     def __post_init__(self):
         self.check_diffusion()
         _require(self, "temperature", self.temperature > 0, "above 0: greedy rollouts of one prompt are all the same")
+        _require(self, "entropy_coef", self.entropy_coef == 0, "0: entropies are measured here without a gradient")
+        _require(self, "use_adaptive_entropy", not self.use_adaptive_entropy, "false: see training.entropy_coef")
         check_supported(self)
         _settle_device(self)
         super().__post_init__()

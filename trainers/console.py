@@ -1,8 +1,9 @@
 """What a run says in the terminal while it goes: one short line a log entry, above the progress bar."""
 
+import argparse
 import sys
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 import datasets
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -57,11 +58,21 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
 
 
+class OptionParser(argparse.ArgumentParser):
+    """For the few options that belong to one script and to no config; bad ones are a ConfigError."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
 def main_or_one_line(main: Any) -> None:
     """Run a script's main; a configuration error is one line on stderr and exit status 2."""
     quiet_libraries()
     try:
         main(sys.argv[1:])
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -11,20 +11,22 @@ the same states: with unchanged weights every ratio is exactly 1.
 import copy
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from trl import GRPOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 from trl.trainer.callbacks import SyncRefModelCallback
-from trl.trainer.utils import disable_dropout_in_model, pad
+from trl.trainer.utils import RepeatSampler, disable_dropout_in_model, pad
 
 from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
 from core.nelbo import Draws, NELBOEstimate
 from core.trajectory import Trajectory
-from trainers.config import ImprovedDiffuGRPOConfig, check_supported
+from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, check_supported
 from trainers.models import Policy
 from trainers.objects import build_generator, build_loss, build_masking
 from trainers.randomness import generator_at
@@ -34,13 +36,41 @@ DRAWS = "draws/"  # prefix of the drawn states in the inputs dictionary
 CANVAS = "canvas_ids"  # the whole canvas behind completion_ids, (B, L)
 
 
+def disable_dropout(model: nn.Module) -> None:
+    """Turn off dropout modules and the attention dropout that transformers keeps as a number, which TRL leaves on."""
+    disable_dropout_in_model(model)
+    for module in model.modules():
+        if "attention_dropout" in vars(module):
+            module.attention_dropout = 0.0
+
+
+class ResumableSampler(Sampler):
+    """TRL's sampler, in the order of an unbroken run also after a resume.
+
+    TRL shuffles every epoch with what the epochs before left of one generator, and a resumed run has a fresh one.
+    """
+
+    def __init__(self, inner: RepeatSampler, epochs_seen: Callable[[], int]):
+        self.inner, self.epochs_seen = inner, epochs_seen
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __iter__(self) -> Iterator[int]:
+        if self.inner.shuffle:
+            self.inner.generator.manual_seed(self.inner.seed)
+            for _ in range(self.epochs_seen()):
+                torch.randperm(self.inner.num_samples, generator=self.inner.generator)
+        return iter(self.inner)
+
+
 class ImprovedDiffuGRPOTrainer(GRPOTrainer):
     """`trl.GRPOTrainer` for a masked diffusion model.
 
     Overridden seams of trl 1.16 and why: `_generate_single_turn` (rollouts by `DiffusionGenerator`),
     `_generate_and_score_completions` (puts the drawn states into the batch), `_get_per_token_logps_and_entropies`
     (scores on those states), `_compute_loss` (picks this iteration's states). `_save_rng_state` and `_load_rng_state`
-    carry the rollout buffer, so that a resumed run goes on bit by bit.
+    carry the rollout buffer, `_get_train_sampler` the order of the prompts, so that a resumed run goes on bit by bit.
 
     Args:
         policy: the model to train.
@@ -52,7 +82,7 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
 
     _name = "Trajectory-NELBO GRPO"
     _tag_names = ("trl", "grpo", "masked-diffusion", "trajectory-nelbo")
-    _paper = None
+    _paper: ClassVar[dict[str, str]] = {}  # no citation in the model card: GRPO's would be wrong
 
     def __init__(
         self,
@@ -64,6 +94,12 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         **kwargs: Any,
     ):
         check_supported(args)
+        prompts = args.generation_batch_size // args.num_generations
+        if len(train_dataset) < prompts:  # TRL drops a rollout that cannot be filled, and would train on nothing
+            raise ConfigError(
+                f"task.train_size={len(train_dataset)}: one rollout takes {prompts} prompts "
+                f"(generation_batch_size={args.generation_batch_size} / num_generations={args.num_generations})"
+            )
         self.policy = policy
         self.nelbo_loss = build_loss(args)
         self.masking_strategy = build_masking(args)
@@ -73,6 +109,8 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         self._eval_batches = 0
         self._seconds: dict[str, float] = defaultdict(float)
 
+        if args.disable_dropout:
+            disable_dropout(policy.model)
         # TRL reloads the reference from disk by name, which is not the model in hand once it was changed in memory.
         # And it patches the model's forward, after which a copy would run the original's weights. So: copy first.
         full_reference = args.beta != 0.0 and kwargs.get("peft_config") is None
@@ -96,8 +134,6 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
     def _adopt_reference(self, reference: nn.Module) -> None:
         """What TRL does with a reference model that it loaded itself."""
         self.beta = self.args.beta
-        if self.args.disable_dropout:
-            disable_dropout_in_model(reference)
         reference.requires_grad_(False)
         if self.is_deepspeed_enabled:
             self.ref_model = prepare_deepspeed(reference, self.accelerator)
@@ -122,8 +158,7 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         device = self.accelerator.device
         trajectory = self._rollout(padded.to(device), mask.to(device))
         self._pending = {
-            CANVAS: trajectory.ids,
-            "trajectory": trajectory,
+            CANVAS: self.nelbo_loss.canvas(trajectory),
             "draws": self._draw(trajectory, prompt_length=padded.size(1)),
         }
         self._log_rollout(trajectory, time.perf_counter() - started)
@@ -270,8 +305,10 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         """Speed and cost of the rollout just made."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         self._seconds["rollout"] += seconds
-        self._tokens = int(trajectory.lengths.sum())
-        metrics["rollout/tokens_per_second"].append(self._tokens / seconds)
+        tokens = int(trajectory.lengths.sum())
+        if self.model.training:
+            self._tokens = tokens
+        metrics["rollout/tokens_per_second"].append(tokens / seconds)
         metrics["rollout/forwards_per_completion"].append(self._mean(trajectory.forwards.float()))
 
     def _log_estimate(self, estimate: NELBOEstimate, old_logps: Tensor | None, completion_mask: Tensor) -> None:
@@ -315,10 +352,12 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
 
     # ---- resuming ------------------------------------------------------------------------------------------------
 
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler:
+        return ResumableSampler(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
+
     def save_now(self) -> None:
         """Write a checkpoint outside the schedule, before giving up on a run."""
-        if self.state.global_step > 0:
-            self._save_checkpoint(self.model, trial=None)
+        self._save_checkpoint(self.model, trial=None)
 
     def _rollout_state_path(self, checkpoint: str | Path) -> Path:
         return Path(checkpoint) / f"rollout_state_{self.accelerator.process_index}.pt"
@@ -326,7 +365,7 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
     def _save_rng_state(self, output_dir: str) -> None:
         """Beside the random state: the rollout buffer, in case the run stops between two iterations over it."""
         super()._save_rng_state(output_dir)
-        state = {"step": self._step, "buffered_inputs": self._buffered_inputs}
+        state = {"step": self._step, "tokens": self._tokens, "buffered_inputs": self._buffered_inputs}
         torch.save(state, self._rollout_state_path(output_dir))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -336,8 +375,6 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
             return
         path = self._rollout_state_path(checkpoint)
         if not path.is_file():
-            raise FileNotFoundError(
-                f"checkpoint {checkpoint} has no {path.name}: it is incomplete, or of another trainer"
-            )
+            raise ConfigError(f"checkpoint {checkpoint} has no {path.name}: it is incomplete, or of another trainer")
         state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-        self._step, self._buffered_inputs = state["step"], state["buffered_inputs"]
+        self._step, self._tokens, self._buffered_inputs = state["step"], state["tokens"], state["buffered_inputs"]

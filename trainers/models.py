@@ -99,7 +99,9 @@ def load_policy(arguments: ModelArguments, corpus: Iterable[str] = ()) -> Policy
     tokenizer.padding_side = "left"
     if model.generation_config is None:  # TRL writes to it
         model.generation_config = GenerationConfig()
-    return Policy(model.to(getattr(torch, arguments.dtype)), tokenizer)
+    if arguments.dtype != "auto":  # the checkpoint's own
+        model = model.to(getattr(torch, arguments.dtype))
+    return Policy(model, tokenizer)
 
 
 def _load(path: str, arguments: ModelArguments) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

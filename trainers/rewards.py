@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any
 
 
@@ -23,13 +23,22 @@ def checked(reward: Callable[..., list[float | None]]) -> Callable[..., list[flo
             values = reward(completions=completions, **kwargs)
         except Exception as error:
             raise RewardError(f"reward {name!r} raised {type(error).__name__}: {error}") from error
+        if not isinstance(values, Sized):
+            raise RewardError(f"reward {name!r} returned {values!r}; allowed: a list of {len(completions)} values")
         if len(values) != len(completions):
             raise RewardError(f"reward {name!r} returned {len(values)} values for {len(completions)} completions")
         for value, completion in zip(values, completions, strict=True):
-            if value is not None and not math.isfinite(value):
+            if value is not None and not _is_finite(value):
                 raise RewardError(
-                    f"reward {name!r} returned {value} for {completion!r}; allowed: a finite number, or None"
+                    f"reward {name!r} returned {value!r} for {completion!r}; allowed: a finite number, or None"
                 )
         return values
 
     return wrapped
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        return False

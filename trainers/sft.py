@@ -100,6 +100,7 @@ class DiffusionSFTTrainer(SFTTrainer):
             inputs["prompt_mask"],
             inputs["completion_ids"],
             generator_at(self.args.seed, *where, self.accelerator.process_index),
+            temperature=self.args.temperature,
         )
         mode = "train" if model.training else "eval"
         self._metrics[mode]["nelbo"].append(estimate.sequence_bound.mean().item())

@@ -23,7 +23,7 @@ def sqrt(u: torch.Tensor, alpha_min: float, alpha_max: float) -> torch.Tensor:
     return (1 - alpha_max) + (alpha_max - alpha_min) * u.sqrt()
 
 
-# ---- values ----------------------------------------------------------------------------------------------------------
+# ---- values ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_integer_timesteps_lie_on_the_continuous_curve(name):
     assert torch.equal(schedule.mask_prob(t), schedule.continuous_mask_prob(t.double()))
 
 
-# ---- the closed grid -------------------------------------------------------------------------------------------------
+# ---- the closed grid ------------------------------------------------------------------------------------------------
 
 
 @every_end
@@ -135,7 +135,7 @@ def test_transition_intervals_are_closed_at_the_noisier_end(name, ends):
             assert schedule.transition_at(torch.nextafter(edge, torch.ones_like(edge))).item() == following
 
 
-# ---- one function, one line ------------------------------------------------------------------------------------------
+# ---- one function, one line -----------------------------------------------------------------------------------------
 
 
 def test_a_new_schedule_is_one_function_and_one_line(monkeypatch):
@@ -188,7 +188,7 @@ def test_impossible_schedules_are_named(arguments, message):
         AlphaSchedule(**arguments)
 
 
-# ---- one schedule on both sides --------------------------------------------------------------------------------------
+# ---- one schedule on both sides -------------------------------------------------------------------------------------
 
 OTHERS = [
     {"alpha_schedule": "linear"},

@@ -1,0 +1,102 @@
+"""The seam: the projected rows are the rows of the full logits, shifted or not, and the model is left as it was."""
+
+import pytest
+import torch
+from toys import TinyModel, rng
+
+from core.denoiser import ModelDenoiser, tempered_logps
+
+VOCABULARY, MASK_ID = 7, 3
+IDS = torch.randint(0, VOCABULARY, (4, 6), generator=rng())
+ATTENTION = (torch.arange(6) >= torch.tensor([0, 1, 2, 0]).unsqueeze(1)).long()
+ROWS = torch.rand(4, 6, generator=rng(1)) < 0.4
+ROWS[:, 0] = False
+
+
+def denoiser(head: bool, shift: bool = False) -> ModelDenoiser:
+    model = TinyModel(VOCABULARY)
+    return ModelDenoiser(model, MASK_ID, model.head if head else None, shift)
+
+
+def reference(rows: torch.Tensor) -> torch.Tensor:
+    """Full logits of the bare model at ``rows``, the mask token cut."""
+    logits = TinyModel(VOCABULARY)(IDS, ATTENTION).logits[rows]
+    logits[:, MASK_ID] = float("-inf")
+    return logits
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_logits_are_the_full_logits_at_the_rows(head):
+    assert torch.allclose(denoiser(head).logits(IDS, ATTENTION, ROWS), reference(ROWS), atol=1e-6)
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_shifted_logits_come_from_the_position_before(head):
+    before = ROWS.nonzero() - torch.tensor([0, 1])
+    expected = torch.stack([reference(torch.ones_like(ROWS)).view(4, 6, -1)[i, j] for i, j in before])
+    assert torch.allclose(denoiser(head, shift=True).logits(IDS, ATTENTION, ROWS), expected, atol=1e-6)
+    rows = ROWS.clone()
+    rows[2, 0] = True
+    with pytest.raises(ValueError, match="position 0"):
+        denoiser(head, shift=True).logits(IDS, ATTENTION, rows)
+
+
+def test_the_head_runs_on_the_chosen_rows_only():
+    for head, expected in ((True, int(ROWS.sum())), (False, ROWS.numel())):
+        wrapped = denoiser(head)
+        wrapped.logits(IDS, ATTENTION, ROWS)
+        assert wrapped.model.head_rows == [expected]
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_the_mask_token_is_never_predicted(head):
+    wrapped = denoiser(head)
+    with torch.no_grad():
+        wrapped.model.head.bias[MASK_ID] = 1e6
+    logps = wrapped.logits(IDS, None, ROWS).log_softmax(-1)
+    assert bool((logps[:, MASK_ID] == float("-inf")).all())
+    kept = torch.arange(VOCABULARY) != MASK_ID
+    assert bool(torch.isfinite(logps[:, kept]).all())
+    assert torch.allclose(logps.exp().sum(-1), torch.ones(len(logps)))
+
+
+def test_the_hook_is_gone_afterwards_and_after_an_exception():
+    wrapped = denoiser(head=True)
+    hooks = wrapped.model.head._forward_pre_hooks
+    wrapped.logits(IDS, ATTENTION, ROWS)
+    assert not hooks
+    with pytest.raises(IndexError):
+        wrapped.logits(IDS + VOCABULARY, ATTENTION, ROWS)
+    assert not hooks
+    assert wrapped.model(IDS).logits.shape == (4, 6, VOCABULARY)
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_gradients_are_those_of_the_full_logits(shift):
+    gradients = []
+    for head in (True, False):
+        wrapped = denoiser(head, shift)
+        logps = wrapped.logits(IDS, ATTENTION, ROWS).log_softmax(-1)
+        logps[:, torch.arange(VOCABULARY) != MASK_ID].square().sum().backward()
+        gradients.append([parameter.grad for parameter in wrapped.model.parameters()])
+    for with_head, without in zip(*gradients, strict=True):
+        assert bool(torch.isfinite(with_head).all()) and with_head.abs().max() > 0
+        assert torch.allclose(with_head, without, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_are_float32_whatever_the_model():
+    wrapped = denoiser(head=True)
+    wrapped.model.bfloat16()
+    assert wrapped.logits(IDS, ATTENTION, ROWS).dtype == torch.float32
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_tempered_logps_are_the_normalised_power_of_the_probabilities(temperature):
+    logits = torch.randn(5, 4, generator=rng())
+    power = logits.softmax(-1) ** (1 / temperature)
+    assert torch.allclose(tempered_logps(logits, temperature).exp(), power / power.sum(-1, keepdim=True), atol=1e-6)
+
+
+def test_greedy_is_scored_at_temperature_one():
+    logits = torch.randn(5, 4, generator=rng())
+    assert torch.equal(tempered_logps(logits, 0.0), tempered_logps(logits, 1.0))

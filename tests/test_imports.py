@@ -1,0 +1,122 @@
+"""Imports go down only, and what is said once is said in one place: read from the source, by ast."""
+
+import ast
+import io
+import sys
+import tokenize
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+OURS = ("core", "trainers", "scripts")
+STANDARD = set(sys.stdlib_module_names)
+LEARNING = {"accelerate", "datasets", "peft", "safetensors", "tokenizers", "torch", "transformers", "trl"}
+PLUMBING = {"jaxtyping", "matplotlib", "numpy", "rich", "yaml"}
+
+# Each module of core and what it may import of core: DESIGN, "imports go down only".
+LOWEST = {"alpha_schedule"}
+LOW = LOWEST | {"masking_strategy", "trajectory", "selection"}
+MIDDLE = LOW | {"denoiser"}
+LAYERS = {
+    "alpha_schedule": set(),
+    "masking_strategy": LOWEST,
+    "trajectory": LOWEST,
+    "selection": LOWEST,
+    "denoiser": LOW,
+    "nelbo": MIDDLE,
+    "exact": MIDDLE,
+    "generator": MIDDLE,
+}
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (REPO / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of all modules a file imports, those inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module or ""}
+    return found
+
+
+def roots(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(REPO))
+
+
+@pytest.mark.parametrize("path", sources("core"), ids=name_of)
+def test_core_imports_torch_and_core_alone(path):
+    assert roots(path) - STANDARD <= {"torch", "jaxtyping", "core"}
+
+
+@pytest.mark.parametrize("path", [path for path in sources("core") if path.name != "__init__.py"], ids=name_of)
+def test_core_imports_go_down_only(path):
+    assert path.stem in LAYERS, "a new module of core needs a place in the order"
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("core.")}
+    assert used <= LAYERS[path.stem]
+
+
+def test_the_order_of_core_has_no_cycle():
+    height = {name: len(LAYERS[name]) for name in LAYERS}
+    assert all(height[below] < height[name] for name, allowed in LAYERS.items() for below in allowed)
+
+
+@pytest.mark.parametrize("path", sources("trainers"), ids=name_of)
+def test_trainers_import_core_and_the_libraries(path):
+    assert roots(path) - STANDARD <= {"core", "trainers"} | LEARNING | PLUMBING
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in sources("trainers/tasks") if path.name != "__init__.py"], ids=name_of
+)
+def test_a_task_imports_nothing_of_ours(path):
+    assert not roots(path) & set(OURS)
+
+
+@pytest.mark.parametrize("path", sources("core", "trainers", "scripts", "tests"), ids=name_of)
+def test_nobody_imports_scripts(path):
+    assert "scripts" not in roots(path)
+
+
+def numbers(path: Path) -> list[str]:
+    tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
+    return [token.string for token in tokens if token.type == tokenize.NUMBER]
+
+
+@pytest.mark.parametrize("path", sources("core", "trainers", "scripts"), ids=name_of)
+def test_no_token_id_is_written_in_digits(path):
+    """Ids of special tokens sit in the last few thousand of vocabularies of 32k to 200k: no code names such a number.
+
+    Powers of ten and of two are sizes, not ids.
+    """
+    values = [int(text.replace("_", "")) for text in numbers(path) if text.replace("_", "").isdigit()]
+    sizes = {10**k for k in range(10)} | {2**k for k in range(33)}
+    assert not [value for value in values if 30_000 <= value <= 300_000 and value not in sizes]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in sources("core", "trainers", "scripts") if path.stem != "alpha_schedule"], ids=name_of
+)
+def test_only_the_schedule_knows_a_formula_of_t(path):
+    """No circular function, and no arithmetic with alpha_min or alpha_max, outside alpha_schedule.py."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        where = f"{name_of(path)}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Attribute) and path.parts[-2] == "core":
+            assert node.attr not in {"cos", "sin", "expm1", "pi"}, where
+        if isinstance(node, ast.BinOp):
+            names = {
+                part.id if isinstance(part, ast.Name) else part.attr
+                for part in (node.left, node.right)
+                if isinstance(part, ast.Name | ast.Attribute)
+            }
+            assert not names & {"alpha_min", "alpha_max"}, where

@@ -1,0 +1,199 @@
+"""The scripts run end to end, as the README calls them, on a model and on sizes that take seconds."""
+
+import json
+import multiprocessing
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from trainers.models import build_tokenizer
+from trainers.tasks import gsm8k
+
+REPO = Path(__file__).resolve().parents[1]
+REAL_DATA = REPO.parent / "shared" / "data" / "gsm8k"
+PNG = b"\x89PNG\r\n\x1a\n"
+SMALL = {
+    "generation": {"steps": 7, "max_completion_length": 20},
+    "task": {"train_size": 64, "validation_size": 16, "test_size": 32},
+    "training": {
+        "max_steps": 2,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 8,
+        "logging_steps": 1,
+        "save_steps": 1,
+        "learning_rate": 0.001,
+    },
+}
+
+
+def digits(completions, **kwargs):
+    """Something that random weights earn now and then: those of the task they never do."""
+    return [sum(c.isdigit() for c in text) / 20 for text in completions]
+
+
+def start(script, *arguments, cwd):
+    """The script in a process of its own, with nothing imported before."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "160"}
+    command = [sys.executable, str(REPO / "scripts" / script), *map(str, arguments)]
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def fork(script, *arguments, cwd):
+    """The script in a fork of this process: the same, without the seconds that imports take."""
+    log = Path(cwd) / "stdout.txt"
+
+    def child():
+        gsm8k.REWARDS["digits"] = digits
+        os.chdir(cwd)
+        os.environ["COLUMNS"] = "160"
+        sys.argv = [str(REPO / "scripts" / script), *map(str, arguments)]
+        with open(log, "w") as out:
+            os.dup2(out.fileno(), 1)
+            os.dup2(out.fileno(), 2)
+        sys.stdout, sys.stderr = (open(number, "w") for number in (1, 2))  # noqa: SIM115  # pytest's are in the way
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        sys.stdout.flush()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == 0, log.read_text()
+    return log.read_text()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A random bidirectional Llama of width 32 with the tokenizer of the embedded problems."""
+    bounds = {"min_operations": 1, "max_operations": 1, "max_number": 20}
+    pairs = gsm8k.generate("train", 200, seed=0, **bounds)
+    tokenizer = build_tokenizer(gsm8k.build_prompt(question) + p.completion() for question, p in pairs)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        is_causal=False,
+        use_cache=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    path = tmp_path_factory.mktemp("model")
+    LlamaForCausalLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def write(model, tmp_path_factory):
+    """(trainer, more training options) -> a directory with config.yaml to run in."""
+
+    def build(trainer, **training):
+        work = tmp_path_factory.mktemp(trainer)
+        document = {"trainer": trainer, **SMALL, "model": {"name_or_path": str(model)}}
+        document["training"] = SMALL["training"] | {"output_dir": "out"} | training
+        (work / "config.yaml").write_text(yaml.safe_dump(document))
+        return work
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def grpo(write):
+    """A finished GRPO run: its directory and what it printed."""
+    work = write("grpo", num_generations=4, num_iterations=2)
+    return work, fork("train.py", "config.yaml", "--task.rewards", "digits", cwd=work)
+
+
+def check_outputs(work, stdout, trainer):
+    out = work / "out"
+    report = (out / "report.md").read_text()
+    assert f"report: {Path('out') / 'report.md'}" in stdout.replace("\n", "")
+    assert "held-out accuracy before" in stdout and "held-out accuracy after" in stdout
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+\.png)\)", report)
+    assert pictures, "the report shows its curves"
+    for picture in pictures:
+        assert (out / picture).read_bytes().startswith(PNG)
+    results = json.loads((out / "results.json").read_text())
+    accuracy = results["held_out"]["after"]
+    assert {"sampled strict", "sampled lenient", "greedy strict", "greedy lenient"} <= set(accuracy)
+    assert [entry["step"] for entry in results["log_history"] if "loss" in entry] == [1, 2]
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["trainer"] == trainer and config["generation"]["steps"] == 7
+    assert "scripts/train.py config.yaml" in report
+    assert {"checkpoint-1", "checkpoint-2", "model"} <= {path.name for path in out.iterdir()}
+
+
+def test_grpo_run_leaves_report_curves_results_config_and_weights(grpo, model):
+    check_outputs(*grpo, trainer="grpo")
+    before, after = (load_file(path / "model.safetensors") for path in (model, grpo[0] / "out" / "model"))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_recorded_config_repeats_the_run(grpo, tmp_path):
+    work, _ = grpo
+    recorded = work / "out" / "config.yaml"
+    fork("train.py", recorded, "--output_dir", tmp_path / "again", cwd=tmp_path)
+    first, again = (load_file(path / "model" / "model.safetensors") for path in (work / "out", tmp_path / "again"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_finished_run_can_be_prolonged(grpo, tmp_path):
+    work, _ = grpo
+    stdout = fork("train.py", "out/config.yaml", "--resume_from_checkpoint", "true", "--max_steps", "3", cwd=work)
+    assert (work / "out" / "checkpoint-3").is_dir()
+    assert "held-out accuracy after" in stdout
+
+
+def test_sft_run_leaves_report_curves_results_config_and_weights(write):
+    work = write("sft")
+    check_outputs(work, start("train.py", "config.yaml", cwd=work), trainer="sft")
+
+
+def test_evaluation_of_a_trained_model_prints_and_writes_its_accuracy(grpo):
+    work, _ = grpo
+    stdout = fork(
+        "evaluate.py", "config.yaml", "--model.name_or_path", "out/model", "--json", "numbers/test.json", cwd=work
+    )
+    assert "sampled" in stdout and "greedy" in stdout and "32 test problems" in stdout
+    record = json.loads((work / "numbers" / "test.json").read_text())
+    assert record["split"] == "test" and record["environment"]["trl"].startswith("1.16")
+    results = json.loads((work / "out" / "results.json").read_text())
+    assert record["accuracy"] == results["held_out"]["after"], "the same noise as at the end of the training"
+
+
+def test_generation_shows_every_step_and_the_text(grpo):
+    work, _ = grpo
+    arguments = ("generate.py", "config.yaml", "--model.name_or_path", "out/model", "--prompt", "Tom has 3 pens.")
+    stdout = fork(*arguments, cwd=work)
+    assert "Tom has 3 pens.\nAnswer:" in stdout
+    steps = [int(t) for t in re.findall(r"^t=\s*(-?\d+)", stdout, re.MULTILINE)]
+    forwards = int(re.search(r"(\d+) forwards, finish reason (eos|length)", stdout)[1])
+    assert len(steps) == forwards and steps == sorted(steps, reverse=True)
+    assert fork(*arguments, cwd=work) == stdout, "the same seed, the same text"
+    assert fork(*arguments, "--greedy", cwd=work) != stdout
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"{REAL_DATA} is absent")
+def test_real_gsm8k_files_train(write):
+    work = write("grpo", num_generations=4)
+    files = (REAL_DATA / "train.jsonl", REAL_DATA / "test.jsonl")
+    arguments = ["--task.data_files", *files, "--task.test_size", 4, "--task.rewards", "correctness", "digits"]
+    fork("train.py", "config.yaml", *arguments, "--max_completion_length", 32, "--max_steps", 3, cwd=work)
+    results = json.loads((work / "out" / "results.json").read_text())
+    losses = [entry for entry in results["log_history"] if "grad_norm" in entry]
+    assert len(losses) == 3 and any(entry["grad_norm"] > 0 for entry in losses)
+    assert "4 held-out problems" in (work / "out" / "report.md").read_text()

@@ -1,0 +1,100 @@
+"""Two processes and one do the same: equal losses, equal metrics, equal weights on the same global batch."""
+
+import math
+
+import pytest
+import torch
+from accelerate import debug_launcher
+from accelerate.state import AcceleratorState, GradientState
+
+from core.trajectory import NEVER, Trajectory, tokens_to_first_eos
+from trainers.grpo import ImprovedDiffuGRPOTrainer
+from trainers.randomness import generator_at
+
+METRICS = ("loss", "grad_norm", "nelbo", "nelbo_standard_error", "kl", "entropy", "reward", "ratio_log_max")
+
+
+class Scripted(ImprovedDiffuGRPOTrainer):
+    """Rollouts that depend on the prompt and the row of the *global* batch alone: sampling noise differs by rank."""
+
+    def _rollout(self, prompt_ids, prompt_mask):
+        batch, length = prompt_ids.size(0), self.args.max_completion_length
+        eos = self.policy.tokenizer.eos_token_id
+        ids, step_map = [], []
+        for row, prompt in enumerate(prompt_ids.tolist()):
+            noise = generator_at("scripted", self.accelerator.process_index * batch + row, *prompt)
+            ids.append(torch.randint(3, len(self.policy.tokenizer), (length,), generator=noise))
+            step_map.append(torch.randperm(length, generator=noise) // 2)
+            if row % 2:  # a row that stopped early
+                ids[-1][length // 2 :] = eos
+                step_map[-1][length // 2 + 1 :] = NEVER
+        ids = torch.stack(ids)
+        return Trajectory(
+            ids=ids,
+            step_map=torch.stack(step_map),
+            commit_logps=torch.zeros(batch, length),
+            lengths=tokens_to_first_eos(ids, eos),
+            stopped=(ids == eos).any(dim=1),
+            forwards=torch.full((batch,), 7),
+            exact=True,
+            eos_id=eos,
+        )
+
+
+def train_and_save(make, processes, path):
+    """Train in this process, or in two forked ones; returns (metrics by step, weights) of each."""
+
+    def train():
+        AcceleratorState._reset_state(reset_partial_state=True)  # the parent's says: one process
+        GradientState._reset_state()
+        trainer = make(8 // processes)
+        assert trainer.accelerator.num_processes == processes
+        trainer.train()
+        logs = [[entry[key] for key in METRICS if key in entry] for entry in trainer.state.log_history[:-1]]
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        record = {"logs": logs, "weights": model.state_dict(), "draws": trainer._buffered_inputs[0]["draws/hidden"]}
+        torch.save(record, path / f"{processes}-{trainer.accelerator.process_index}.pt")
+
+    debug_launcher(train, num_processes=processes)
+    return [torch.load(path / f"{processes}-{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss_type": "dr_grpo", "num_generations": 4, "beta": 0.1, "num_iterations": 2},
+        {"loss_type": "dapo", "num_generations": 8},  # one group across both processes
+        {"loss_type": "grpo", "nelbo_source": "forward", "num_iterations": 2},
+    ],
+    ids=str,
+)
+def test_two_processes_train_as_one(make_grpo, make_policy, splits, tokenizer, tmp_path, options):
+    prompts = list(splits["train"]["prompt"])
+    lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
+    common = max(set(lengths), key=lengths.count)  # ranks pad their prompts by themselves
+    chosen = splits["train"].select([i for i, length in enumerate(lengths) if length == common])
+    assert len(chosen) >= 8
+    start = make_policy().model.state_dict()
+
+    class OnChosen(Scripted):
+        def __init__(self, policy, rewards, args, train, evaluation, **kwargs):
+            super().__init__(policy, rewards, args, chosen, evaluation, **kwargs)
+
+    def make(batch):
+        # plain gradient descent: Adam divides rounding errors by their own size
+        return make_grpo(
+            cls=OnChosen, per_device_train_batch_size=batch, max_steps=4, optim="sgd", learning_rate=0.1, **options
+        )
+
+    (one,) = train_and_save(make, 1, tmp_path)
+    two = train_and_save(make, 2, tmp_path)
+    for rank in two:
+        for expected, found in zip(one["logs"], rank["logs"], strict=True):
+            assert found == pytest.approx(expected, abs=2e-5, rel=1e-4)
+        for name, value in one["weights"].items():
+            assert torch.allclose(rank["weights"][name], value, atol=2e-6), name
+    assert not torch.equal(one["weights"]["lm_head.weight"], start["lm_head.weight"])
+    assert all(math.isfinite(value) for entry in one["logs"] for value in entry)
+    # the two parts' states, one below the other and in any order (trl shuffles rows), are those of the whole
+    states = torch.cat([rank["draws"] for rank in two]).flatten(1).tolist()
+    assert sorted(states) == sorted(one["draws"].flatten(1).tolist())

@@ -1,0 +1,144 @@
+"""A run that is killed and resumed ends with the weights, bit by bit, of the run that was not."""
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import TrainerCallback
+from trl.trainer.utils import RepeatSampler
+
+from trainers.checkpoints import checkpoint_to_resume
+from trainers.config import ConfigError
+from trainers.grpo import ImprovedDiffuGRPOTrainer, ResumableSampler
+
+LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+SAVING = {"save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "linear"}
+
+
+class KillAtStep(TrainerCallback):
+    """SIGKILL, as a scheduler or the out-of-memory killer sends it: nothing is flushed and no handler runs."""
+
+    def __init__(self, step: int, when: str):
+        self.step, self.when = step, when
+
+    def _kill(self, state, when):
+        if state.global_step == self.step and self.when == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._kill(state, "begin")
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        self._kill(state, "substep")
+
+
+def die_in_a_child(make, step, when):
+    """Train in a forked process until it kills itself after ``step`` updates."""
+
+    def train():
+        trainer = make()
+        trainer.add_callback(KillAtStep(step, when))
+        trainer.train()
+
+    child = multiprocessing.get_context("fork").Process(target=train)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+
+
+def weights(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_resumes_bit_by_bit(make, output, step, when="begin"):
+    unbroken = make(output / "unbroken")
+    unbroken.train()
+    die_in_a_child(lambda: make(output / "killed"), step, when)
+
+    checkpoint = checkpoint_to_resume("true", str(output / "killed"))
+    assert checkpoint.name == f"checkpoint-{step}"
+    torch.manual_seed(12345)  # a new process does not start in the old one's random state
+    resumed = make(output / "killed")
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    expected, found = weights(unbroken), weights(resumed)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+    logs = [
+        [entry.get(key) for entry in t.state.log_history] for t in (unbroken, resumed) for key in ("loss", "nelbo")
+    ]
+    assert logs[:2] == logs[2:]
+    start = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    assert start["state"], "the optimizer had moments to restore"
+
+
+@pytest.mark.parametrize(
+    ("step", "when", "options"),
+    [
+        (2, "begin", {"num_iterations": 2}),  # between two rollouts
+        (3, "begin", {"num_iterations": 2}),  # between two iterations over one rollout
+        (3, "substep", {"num_iterations": 2, "gradient_accumulation_steps": 2}),  # inside an update
+        (
+            1,
+            "begin",
+            {"steps_per_generation": 4, "per_device_train_batch_size": 4},
+        ),  # inside a rollout's micro-batches
+        (3, "begin", {"num_iterations": 2, "nelbo_source": "forward", "p_mask_prompt": 0.3, "beta": 0.1}),
+        (3, "begin", {"num_iterations": 2, "eval_strategy": "steps", "eval_steps": 1}),
+    ],
+    ids=str,
+)
+def test_killed_run_resumes_bit_by_bit(make_grpo, tmp_path, step, when, options):
+    def make(path):
+        return make_grpo(output_dir=str(path), max_steps=5, **SAVING, **options)
+
+    assert_resumes_bit_by_bit(make, tmp_path, step, when)
+
+
+def test_killed_lora_run_resumes_bit_by_bit(make_grpo, tmp_path):
+    def make(path):
+        options = {"max_steps": 5, "num_iterations": 2, "beta": 0.1, **SAVING}
+        torch.manual_seed(0)  # of the adapter's own fresh weights
+        return make_grpo(output_dir=str(path), peft_config=LORA, **options)
+
+    assert_resumes_bit_by_bit(make, tmp_path, 3)
+
+
+def test_killed_sft_run_resumes_bit_by_bit(make_sft, tmp_path):
+    def make(path):
+        return make_sft(output_dir=str(path), max_steps=5, gradient_accumulation_steps=2, **SAVING)
+
+    assert_resumes_bit_by_bit(make, tmp_path, 3, "substep")
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_run_resumed_after_the_end_of_an_epoch_meets_the_prompts_of_the_unbroken_run(make_grpo, tmp_path, step):
+    class Short(ImprovedDiffuGRPOTrainer):
+        def __init__(self, policy, rewards, args, train, evaluation, **kwargs):
+            super().__init__(policy, rewards, args, train.select(range(6)), evaluation, **kwargs)
+
+    def make(path):  # 3 rollouts of 2 prompts are an epoch
+        return make_grpo(cls=Short, output_dir=str(path), max_steps=7, **SAVING)
+
+    assert_resumes_bit_by_bit(make, tmp_path, step)
+
+
+def test_unbroken_run_keeps_trls_own_order_of_prompts():
+    trls, ours = (RepeatSampler(range(10), 2, batch_size=5, seed=3) for _ in range(2))
+    epoch = iter(range(3))
+    wrapped = ResumableSampler(ours, lambda: next(epoch))
+    orders = [list(trls) for _ in range(3)]
+    assert [list(wrapped) for _ in range(3)] == orders
+    assert orders[0] != orders[1] and len(wrapped) == len(orders[0])
+
+
+def test_checkpoint_without_the_rollout_buffer_is_not_resumed(make_grpo, tmp_path):
+    make_grpo(max_steps=1, num_iterations=2, **SAVING).train()
+    checkpoint = Path(tmp_path / "out" / "checkpoint-1")
+    (checkpoint / "rollout_state_0.pt").unlink()
+    with pytest.raises(ConfigError, match=r"checkpoint-1 has no rollout_state_0\.pt"):
+        make_grpo(max_steps=2, num_iterations=2, **SAVING).train(resume_from_checkpoint=str(checkpoint))
