@@ -200,6 +200,10 @@ class TrajectoryNELBOLoss:
 
     def _draw_forward(self, masking: MaskingStrategy, length: int, noise: Callable[..., Tensor]) -> dict[str, Tensor]:
         """Stratified levels and coupled masks, in `num_groups` independent replicates of M / num_groups draws."""
+        if masking.schedule is None:
+            raise ValueError(
+                "loss.source='forward' weights masks by their timestep: masking.strategy_type='diffusion'"
+            )
         groups, per_group = self.num_groups, self.num_draws // self.num_groups
         repeat = 2 if self.coupling == "antithetic" else 1  # a pair shares its level
         strata = per_group // repeat

@@ -21,7 +21,7 @@ from transformers import set_seed
 from trainers.checkpoints import checkpoint_to_resume
 from trainers.config import ConfigError
 from trainers.config_parser import parse
-from trainers.console import main_or_one_line, use_line_progress
+from trainers.console import close_progress, main_or_one_line, use_line_progress
 from trainers.evaluation import Evaluation, summarise
 from trainers.experiment import build_evaluator, environment, load_experiment_policy, load_task
 from trainers.grpo import ImprovedDiffuGRPOTrainer
@@ -63,11 +63,13 @@ def main(argv: list[str]) -> None:
     measure_before = trainer.accelerator.is_main_process and not config.model.from_scratch
     before = evaluator.both(policy) if measure_before else None
     if before:
-        console.print(held_out_line("before", before))
+        console.print(held_out_line("before", before), soft_wrap=True)
 
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except RewardError as error:
+        close_progress(trainer)
+        trainer.callback_handler.on_train_end(args, trainer.state, trainer.control)  # closes the bar and the logs
         step = trainer.state.global_step
         if step == 0:
             raise ConfigError(f"{error}; no step was finished") from error
@@ -81,7 +83,7 @@ def main(argv: list[str]) -> None:
         return
 
     after = evaluator.both(policy)
-    console.print(held_out_line("after", after))
+    console.print(held_out_line("after", after), soft_wrap=True)
     console.print(metrics_table(trainer.state.log_history))
     report = write_report(
         output,

@@ -54,6 +54,7 @@ def fork(script, *arguments, cwd):
     log = Path(cwd) / "stdout.txt"
 
     def child():
+        torch.set_num_threads(1)
         gsm8k.REWARDS["digits"] = digits
         os.chdir(cwd)
         os.environ["COLUMNS"] = "160"

@@ -44,8 +44,17 @@ class LineProgress(ProgressCallback):
             self.training_bar.write(f"step {state.global_step:>5}  " + "  ".join(parts))
 
 
+def close_progress(trainer: Any) -> None:
+    """End the progress bar's line, so that an error message starts on its own."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, LineProgress) and callback.training_bar is not None:
+            callback.training_bar.close()
+
+
 def use_line_progress(trainer: Any) -> None:
-    """Replace the printing callbacks of a trainer by `LineProgress`."""
+    """Replace the printing callbacks of a trainer by `LineProgress`, unless no bar is wanted."""
+    if trainer.args.disable_tqdm:
+        return
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(LineProgress)

@@ -37,7 +37,7 @@ def test_the_argmax_is_committed_at_its_own_probability_iff_the_rule_is_exact(ru
     logits = [1.0, 0.3, 0.0, -0.2, -0.5]
     nominal = torch.tensor(logits).softmax(0)[0].item()
     generator = sampler(ConstantDenoiser(logits), 32, "linear", 32, (0.0, 1.0), selection=rule)
-    rows = 3000
+    rows = 1500
     out = generator.generate(*prompts(rows), rng())
     earliest = out.step_map.argmin(dim=1)  # of 32 positions one is committed in the first step
     is_argmax = (out.ids[torch.arange(rows), earliest] == 0).double()

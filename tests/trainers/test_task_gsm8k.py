@@ -268,8 +268,11 @@ def test_two_files_keep_the_test_file_and_carve_validation_from_the_first(tmp_pa
     assert splits["validation"].num_rows == 10
     assert sorted([*splits["train"]["answer"], *splits["validation"]["answer"]]) == sorted(map(str, range(100)))
     assert splits["test"][0] == {
-        "prompt": "What is 5000?\nAnswer:", "completion": "It is 5,000.\n#### 5,000", "answer": "5000"
-    }  # fmt: skip
+        "prompt": "What is 5000?\nAnswer:",
+        "completion": "It is 5,000.\n#### 5,000",
+        "answer": "5000",
+        "cluster": "What is 5000?\nAnswer:",
+    }
 
 
 def test_a_question_of_the_test_file_never_trains(tmp_path):
