@@ -115,25 +115,40 @@ def test_killed_sft_run_resumes_bit_by_bit(make_sft, tmp_path):
     assert_resumes_bit_by_bit(make, tmp_path, 3, "substep")
 
 
+class Short(ImprovedDiffuGRPOTrainer):
+    """Trains on 6 problems: 3 rollouts of 2 prompts are an epoch."""
+
+    def __init__(self, policy, rewards, args, train, evaluation, **kwargs):
+        super().__init__(policy, rewards, args, train.select(range(6)), evaluation, **kwargs)
+
+
 @pytest.mark.parametrize("step", [3, 4])
 def test_run_resumed_after_the_end_of_an_epoch_meets_the_prompts_of_the_unbroken_run(make_grpo, tmp_path, step):
-    class Short(ImprovedDiffuGRPOTrainer):
-        def __init__(self, policy, rewards, args, train, evaluation, **kwargs):
-            super().__init__(policy, rewards, args, train.select(range(6)), evaluation, **kwargs)
-
-    def make(path):  # 3 rollouts of 2 prompts are an epoch
+    def make(path):
         return make_grpo(cls=Short, output_dir=str(path), max_steps=7, **SAVING)
 
     assert_resumes_bit_by_bit(make, tmp_path, step)
 
 
-def test_unbroken_run_keeps_trls_own_order_of_prompts():
+def test_sampler_keeps_trls_own_order_in_every_epoch():
     trls, ours = (RepeatSampler(range(10), 2, batch_size=5, seed=3) for _ in range(2))
     epoch = iter(range(3))
     wrapped = ResumableSampler(ours, lambda: next(epoch))
     orders = [list(trls) for _ in range(3)]
     assert [list(wrapped) for _ in range(3)] == orders
     assert orders[0] != orders[1] and len(wrapped) == len(orders[0])
+
+
+def test_unbroken_run_meets_the_prompts_in_trls_own_order(make_grpo, splits):
+    met = []
+
+    def watch(prompts, completions, **kwargs):
+        met.extend(prompts[::4])
+        return [float(len(text)) for text in completions]
+
+    make_grpo(cls=Short, reward=watch, max_steps=6).train()
+    trls = RepeatSampler(range(6), 4, batch_size=2, seed=0)
+    assert met == [splits["train"][i]["prompt"] for _ in range(2) for i in list(trls)[::4]]
 
 
 def test_checkpoint_without_the_rollout_buffer_is_not_resumed(make_grpo, tmp_path):
