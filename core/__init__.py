@@ -1,14 +1,17 @@
 """Discrete diffusion for language models, torch only: one schedule, masks, bound, sampler, oracle."""
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule, assert_schedules_consistent, sync_masking_with_nelbo
-from core.denoiser import Denoiser, ModelDenoiser
+from core.denoiser import Denoiser, EmbeddingDenoiser, ModelDenoiser
+from core.flow_matching import ODE_SOLVERS, FlowDraws, FlowEstimate, FlowGenerator, FlowMatchingLoss
 from core.generator import DiffusionGenerator
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import Draws, NELBOEstimate, TrajectoryNELBOLoss
+from core.reflexflow import ReflexFlow
 from core.selection import SELECTIONS
 from core.trajectory import Trajectory
 
 __all__ = [
+    "ODE_SOLVERS",
     "SCHEDULES",
     "SELECTIONS",
     "AlphaSchedule",
@@ -16,8 +19,14 @@ __all__ = [
     "DiffusionGenerator",
     "DiffusionMaskingStrategy",
     "Draws",
+    "EmbeddingDenoiser",
+    "FlowDraws",
+    "FlowEstimate",
+    "FlowGenerator",
+    "FlowMatchingLoss",
     "ModelDenoiser",
     "NELBOEstimate",
+    "ReflexFlow",
     "Trajectory",
     "TrajectoryNELBOLoss",
     "assert_schedules_consistent",

@@ -1,12 +1,13 @@
 """The seam to a model: token ids in, logits of chosen positions out.
 
 Everything that is particular to a model (its mask token, whether its logits are shifted, where its vocabulary
-projection sits) ends here; the sampler and the loss see `Denoiser.logits` alone.
+projection sits) ends here; the sampler and the loss see `Denoiser.logits` alone. A flow over embeddings needs two
+things more, which `EmbeddingDenoiser` adds: the table of embeddings and logits of any point between them.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,6 +31,24 @@ class Denoiser(ABC):
             rows: positions to predict, (B, N), R of them.
         """
 
+    def evaluating(self) -> AbstractContextManager[None]:
+        """For rollouts inside a training step: no gradient, and eval mode where there is a model to put into it."""
+        return torch.no_grad()
+
+
+class EmbeddingDenoiser(Denoiser):
+    """A denoiser that also accepts points of its embedding space in place of tokens."""
+
+    @abstractmethod
+    def embedding_table(self) -> Float[Tensor, "V d"]:
+        """The token embeddings in float32, detached, each row scaled to root mean square 1 (a row of zeros stays)."""
+
+    @abstractmethod
+    def logits_from_embeddings(
+        self, embeddings: Float[Tensor, "B N d"], attention_mask: Tensor | None, rows: Bool[Tensor, "B N"]
+    ) -> Float[Tensor, "R V"]:
+        """As `logits`, for embeddings (B, N, d) on the scale of `embedding_table` instead of ids."""
+
 
 def tempered_logps(logits: Float[Tensor, "R V"], temperature: float) -> Float[Tensor, "R V"]:
     """Log-probabilities of the policy: log softmax(logits / temperature); temperature 0 (greedy) scores at 1."""
@@ -46,35 +65,77 @@ def _only_rows(head: nn.Module, rows: Bool[Tensor, "B N"]) -> Iterator[None]:
         handle.remove()
 
 
-class ModelDenoiser(Denoiser):
+class ModelDenoiser(EmbeddingDenoiser):
     """A transformer with a vocabulary head, as a denoiser.
 
     The head projects the chosen rows only: with a 126k vocabulary that is most of the cost of scoring. It is done by
     a hook *inside* the model's own forward, so wrappers that hook the outermost forward (DDP, FSDP) stay in charge.
 
     Args:
-        model: called as ``model(input_ids=, attention_mask=)``; returns an object with ``.logits``. May be wrapped.
+        model: called as ``model(input_ids=, attention_mask=)``, or with ``inputs_embeds=`` for ids; returns an object
+            with ``.logits``. May be wrapped.
         mask_id: id of the mask token; never predicted (its logit is -inf).
         head: the module that maps hidden states to logits as the forward's last step, or None: then the full logits
             are computed and the rows picked from them.
         logit_shift: True if the logit at position i predicts the token at i + 1 (Dream, AR-to-diffusion models).
+        embedding: the module whose ``.weight`` (V, d) embeds the tokens; None if no embeddings will be asked for.
     """
 
-    def __init__(self, model: nn.Module, mask_id: int, head: nn.Module | None = None, logit_shift: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        mask_id: int,
+        head: nn.Module | None = None,
+        logit_shift: bool = False,
+        embedding: nn.Module | None = None,
+    ):
         self.model, self.mask_id, self.head, self.logit_shift = model, mask_id, head, logit_shift
+        self.embedding = embedding
 
     def logits(
         self, ids: Int[Tensor, "B N"], attention_mask: Tensor | None, rows: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "R V"]:
+        return self._logits({"input_ids": ids, "attention_mask": attention_mask}, rows)
+
+    def embedding_table(self) -> Float[Tensor, "V d"]:
+        table = self._embedding_weight().detach().float()
+        scale = table.square().mean(dim=1, keepdim=True).sqrt()
+        return table / scale.clamp(min=torch.finfo(table.dtype).tiny)  # the padding token's row may be zero
+
+    def logits_from_embeddings(
+        self, embeddings: Float[Tensor, "B N d"], attention_mask: Tensor | None, rows: Bool[Tensor, "B N"]
+    ) -> Float[Tensor, "R V"]:
+        embeddings = embeddings.to(self._embedding_weight().dtype)
+        return self._logits({"inputs_embeds": embeddings, "attention_mask": attention_mask}, rows)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """No gradient and eval mode; afterwards every submodule is back in the mode that it was in."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+    def _logits(self, inputs: dict[str, Tensor | None], rows: Bool[Tensor, "B N"]) -> Float[Tensor, "R V"]:
+        """The model's float32 logits at ``rows``: shifted if need be, projected there alone, mask token excluded."""
         if self.logit_shift:
             if bool(rows[:, 0].any()):
                 raise ValueError("position 0 cannot be predicted by a model with shifted logits: give it a prompt")
             rows = rows.roll(-1, dims=1)
         if self.head is None:
-            logits = self.model(input_ids=ids, attention_mask=attention_mask).logits[rows]
+            logits = self.model(**inputs).logits[rows]
         else:
             with _only_rows(self.head, rows):
-                logits = self.model(input_ids=ids, attention_mask=attention_mask).logits
+                logits = self.model(**inputs).logits
         mask_column = torch.zeros(logits.size(-1), dtype=torch.bool, device=logits.device)
         mask_column[self.mask_id] = True
         return logits.float().masked_fill(mask_column, float("-inf"))
+
+    def _embedding_weight(self) -> Tensor:
+        if self.embedding is None:
+            raise ValueError("this denoiser was built without the model's input embedding, which a flow needs")
+        return self.embedding.weight  # pyright: ignore[reportReturnType]

@@ -46,6 +46,10 @@ class Draws:
         weight: weight of each draw in the bound, (B, M); sums over draws, 1/M included.
         timestep: timestep of each state on the closed grid (forward), or the replayed step (rollout), (B, M).
         variance_factor: 1 - K / S where K of S steps were drawn without replacement, else 1, (B,).
+        u: the uniform number of each token that decided ``hidden``, (B, M, L); forward only. It stays where it was
+            drawn: `to_dict` leaves it out.
+        shown: the tokens at visible positions where these are not the scored text's own, (B, M, L), and
+        rolled_out: the sequences that were offered such states, (B,); see `core.scheduled_sampling`.
     """
 
     hidden: Bool[Tensor, "B *I M L"]
@@ -54,28 +58,40 @@ class Draws:
     weight: Float[Tensor, "B *I M"]
     timestep: Int[Tensor, "B *I M"]
     variance_factor: Float[Tensor, "B *I"]
+    u: Float[Tensor, "B *I M L"] | None = None
+    shown: Int[Tensor, "B *I M L"] | None = None
+    rolled_out: Bool[Tensor, "B *I"] | None = None
 
     def to_dict(self, prefix: str) -> dict[str, Tensor]:
         """Fields under prefixed keys, for a batch dictionary."""
-        return {prefix + field.name: getattr(self, field.name) for field in fields(self)}
+        return {prefix + name: value for name, value in self._tensors().items() if name != "u"}
 
     @classmethod
     def from_dict(cls, batch: dict[str, Any], prefix: str) -> "Draws":
         """The inverse of `to_dict`."""
-        return cls(**{field.name: batch[prefix + field.name] for field in fields(cls)})
+        names = (field.name for field in fields(cls))
+        return cls(**{name: batch[prefix + name] for name in names if prefix + name in batch})
 
     @classmethod
     def stack(cls, draws: "list[Draws]") -> "Draws":
         """I draws of the same batch as one record with an iteration axis behind the batch axis: (B, I, ...)."""
-        return cls(**{f.name: torch.stack([getattr(d, f.name) for d in draws], dim=1) for f in fields(cls)})
+        return cls(**{name: torch.stack([getattr(d, name) for d in draws], dim=1) for name in draws[0]._tensors()})
+
+    @classmethod
+    def cat(cls, parts: "list[Draws]") -> "Draws":
+        """The draws of consecutive rows as one record."""
+        return cls(**{name: torch.cat([getattr(d, name) for d in parts]) for name in parts[0]._tensors()})
 
     def iteration(self, i: int) -> "Draws":
         """Undo `stack`: the draws of iteration i."""
-        return Draws(**{f.name: getattr(self, f.name)[:, i] for f in fields(self)})
+        return Draws(**{name: value[:, i] for name, value in self._tensors().items()})
 
-    def rows(self, rows: slice) -> "Draws":
-        """The draws of some rows."""
-        return Draws(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+    def rows(self, rows: slice | Tensor) -> "Draws":
+        """The draws of some rows (a slice, an index or a mask)."""
+        return Draws(**{name: value[rows] for name, value in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -227,6 +243,7 @@ class TrajectoryNELBOLoss:
             "weight": weight.float(),
             "timestep": timestep,
             "variance_factor": torch.ones(hidden.size(0)),
+            "u": u,
         }
 
     def _draw_rollout(self, trajectory: Trajectory, noise: Callable[..., Tensor]) -> dict[str, Tensor]:
@@ -274,7 +291,18 @@ class TrajectoryNELBOLoss:
             draws: from `draw`.
             temperature: of the policy whose log-probs are wanted.
         """
-        logps, entropies = score_states(denoiser, prompt_ids, prompt_mask, ids, draws, temperature)  # (B, M, L)
+        logits = predict_states(denoiser, prompt_ids, prompt_mask, ids, draws, draws.scored)
+        return self.estimate(tempered_logps(logits, temperature), ids, draws)
+
+    def estimate(self, all_logps: Float[Tensor, "R V"], ids: Int[Tensor, "B L"], draws: Draws) -> NELBOEstimate:
+        """The estimate from the policy's log-probabilities at the R scored positions of ``draws``, in row-major
+        order."""
+        targets = ids.unsqueeze(1).expand_as(draws.scored)[draws.scored]
+        picked = all_logps.gather(1, targets.unsqueeze(1)).squeeze(1)
+        with torch.no_grad():
+            entropy = torch.special.entr(all_logps.exp()).sum(dim=1)
+        empty = all_logps.new_zeros(draws.scored.shape)
+        logps, entropies = (empty.masked_scatter(draws.scored, values) for values in (picked, entropy))  # (B, M, L)
         weighted = -logps * draws.weight.unsqueeze(2)
         times_scored = draws.scored.sum(dim=1).clamp(min=1)
         return NELBOEstimate(
@@ -330,28 +358,27 @@ def _dense_steps(step_map: Int[Tensor, "B L"]) -> tuple[Int[Tensor, "B L"], Int[
     return torch.where(revealed, rank.gather(1, step_map.clamp(max=last)), NEVER), occurs.sum(dim=1).clamp(min=1)
 
 
-def score_states(
+def noisy_prompts(
+    prompt_ids: Int[Tensor, "B P"], prompt_mask: Tensor, draws: Draws, mask_id: int
+) -> Int[Tensor, "B M P"]:
+    """The prompt of every state: masked where drawn so, padding left alone."""
+    return torch.where(draws.prompt_hidden & prompt_mask.bool().unsqueeze(1), mask_id, prompt_ids.unsqueeze(1))
+
+
+def predict_states(
     denoiser: Denoiser,
     prompt_ids: Int[Tensor, "B P"],
     prompt_mask: Tensor,
     ids: Int[Tensor, "B L"],
     draws: Draws,
-    temperature: float,
-) -> tuple[Float[Tensor, "B M L"], Float[Tensor, "B M L"]]:
-    """log p(token | state) and entropy at the scored positions of every state, else 0; no gradient in entropies."""
-    prompts = torch.where(
-        draws.prompt_hidden & prompt_mask.bool().unsqueeze(1), denoiser.mask_id, prompt_ids.unsqueeze(1)
-    )
-    canvases = torch.where(draws.hidden, denoiser.mask_id, ids.unsqueeze(1))
+    where: Bool[Tensor, "B M L"],
+) -> Float[Tensor, "R V"]:
+    """Logits at R positions ``where`` of the states of ``draws``, in row-major order: one forward of B * M rows."""
+    visible = ids.unsqueeze(1) if draws.shown is None else draws.shown
+    canvases = torch.where(draws.hidden, denoiser.mask_id, visible)
+    prompts = noisy_prompts(prompt_ids, prompt_mask, draws, denoiser.mask_id)
     states = torch.cat([prompts, canvases], dim=2).flatten(0, 1)  # (B*M, P+L)
     attention_mask = torch.cat([prompt_mask, torch.ones_like(ids, dtype=prompt_mask.dtype)], dim=1)
     attention_mask = attention_mask.repeat_interleave(draws.hidden.size(1), dim=0)
-    rows = torch.cat([torch.zeros_like(draws.prompt_hidden), draws.scored], dim=2).flatten(0, 1)
-
-    all_logps = tempered_logps(denoiser.logits(states, attention_mask, rows), temperature)  # (R, V)
-    targets = ids.unsqueeze(1).expand_as(draws.scored)[draws.scored]
-    picked = all_logps.gather(1, targets.unsqueeze(1)).squeeze(1)
-    with torch.no_grad():
-        entropy = torch.special.entr(all_logps.exp()).sum(dim=1)
-    logps = all_logps.new_zeros(draws.scored.shape).masked_scatter(draws.scored, picked)
-    return logps, entropy.new_zeros(draws.scored.shape).masked_scatter(draws.scored, entropy)
+    rows = torch.cat([torch.zeros_like(draws.prompt_hidden), where], dim=2).flatten(0, 1)
+    return denoiser.logits(states, attention_mask, rows)

@@ -31,7 +31,8 @@ class Trajectory:
         forwards: denoiser evaluations in which the row took part, (B,).
         exact: whether the commit log-probs multiply to the probability of the path. True for rules that choose
             positions from the distribution or from chance alone, False where the drawn token influences its own
-            position (low_confidence), where tokens are drawn again (renoise), and for greedy decoding.
+            position (low_confidence), where tokens are drawn again (renoise, revise) or from an extrapolated law (the
+            solvers dpm and unipc), and for greedy decoding.
         eos_id: the token that ends a completion, or None.
     """
 

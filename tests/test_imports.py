@@ -16,17 +16,21 @@ PLUMBING = {"jaxtyping", "matplotlib", "numpy", "rich", "yaml"}
 
 # Each module of core and what it may import of core: DESIGN, "imports go down only".
 LOWEST = {"alpha_schedule"}
-LOW = LOWEST | {"masking_strategy", "trajectory", "selection"}
+LOW = LOWEST | {"masking_strategy", "trajectory", "selection", "solvers"}
 MIDDLE = LOW | {"denoiser"}
 LAYERS = {
     "alpha_schedule": set(),
     "masking_strategy": LOWEST,
     "trajectory": LOWEST,
     "selection": LOWEST,
+    "solvers": LOWEST,
     "denoiser": LOW,
     "nelbo": MIDDLE,
     "exact": MIDDLE,
     "generator": MIDDLE,
+    "reflexflow": set(),
+    "flow_matching": MIDDLE | {"reflexflow"},
+    "scheduled_sampling": MIDDLE | {"generator", "nelbo"},
 }
 
 

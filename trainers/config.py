@@ -1,17 +1,17 @@
 """Settings: every option of an experiment, declared once, as fields of dataclasses.
 
-A field's metadata says what it means and where it is written in YAML: `section`, and `key` when the YAML key differs
-from the field name (`generation.steps` is the field `max_timesteps`). A field without a section belongs to `training`:
-those are TRL's. `trainers/config_parser.py` turns a YAML file and a command line into these dataclasses.
+A field says what it means and where it is written in YAML (see `trainers/options.py`): `generation.steps` is the field
+`max_timesteps`, and fields without a section are TRL's. `trainers/config_parser.py` turns a YAML file and a command
+line into these dataclasses.
 
 Values are checked in `__post_init__`, so a config built in Python is refused for the same reasons as one read from a
 file. The known names of schedules, samplers etc. are read from the dicts of `core`: a new entry there is valid here.
 """
-# ruff: noqa: RUF009 (`_option` is dataclasses.field with its metadata)
+# ruff: noqa: RUF009 (`option` is dataclasses.field with its metadata)
 
-from collections.abc import Collection
-from dataclasses import Field, dataclass, field, fields
-from typing import Any
+import math
+import warnings
+from dataclasses import dataclass, fields
 
 import torch
 from trl import GRPOConfig, SFTConfig
@@ -21,17 +21,23 @@ from core.generator import SAMPLERS
 from core.masking_strategy import MASKING_STRATEGIES
 from core.nelbo import COUPLINGS, REPLAYS, SOURCES
 from core.selection import SELECTIONS
+from core.solvers import SOLVERS
+from trainers.config_sampling import ScheduledSamplingArguments
+from trainers.options import ConfigError as ConfigError  # refusals are known by this module's name
+from trainers.options import check_known, only_with, option, refusal, require
 
 # section -> what it holds; the order is the order of --help
 SECTIONS = {
     "generation": "how completions are sampled, and on which grid of timesteps",
     "loss": "the likelihood bound and the one noise schedule that masking, bound and sampler share",
     "masking": "what the forward process hides",
+    "scheduled_sampling": "training on states that the model reached by itself, against exposure bias",
     "model": "the denoiser and its LoRA adapter",
     "task": "dataset, sizes and rewards",
     "training": "every other option of the trainer (TRL and transformers)",
 }
 
+PREDICTION_TYPES = ("masked", "flow_matching")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 NO_HF_GENERATE = "completions come from the diffusion sampler, not from transformers' generate()"
@@ -72,45 +78,6 @@ UNSUPPORTED_SFT = {
 }
 
 
-class ConfigError(ValueError):
-    """A setting that cannot be used. The message is one line: key, value, what is allowed."""
-
-
-def _option(
-    section: str, default: Any, help: str, key: str | None = None, known: Collection[str] | None = None
-) -> Any:
-    metadata: dict[str, Any] = {"help": help, "section": section}
-    if key is not None:
-        metadata["key"] = key
-    if known is not None:
-        metadata["known"] = known
-    if isinstance(default, list):
-        return field(default_factory=default.copy, metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def dotted(option: Field) -> str:
-    """The YAML name of a field: `section.key`."""
-    return f"{option.metadata.get('section', 'training')}.{option.metadata.get('key', option.name)}"
-
-
-def _error(args: Any, name: str, expected: str) -> ConfigError:
-    option = next(f for f in fields(args) if f.name == name)
-    return ConfigError(f"{dotted(option)}={getattr(args, name)!r}: {expected}")
-
-
-def _require(args: Any, name: str, holds: bool, expected: str) -> None:
-    if not holds:
-        raise _error(args, name, f"expected {expected}")
-
-
-def _check_known(args: Any) -> None:
-    for option in fields(args):
-        known = option.metadata.get("known")
-        if known is not None:
-            _require(args, option.name, getattr(args, option.name) in known, f"one of {', '.join(known)}")
-
-
 def check_supported(args: GRPOConfig | SFTConfig) -> None:
     """Refuse options of TRL that this project would otherwise silently ignore.
 
@@ -121,60 +88,79 @@ def check_supported(args: GRPOConfig | SFTConfig) -> None:
         ConfigError: An option of `UNSUPPORTED` (GRPO) or `UNSUPPORTED_SFT` is set away from its default.
     """
     unsupported = UNSUPPORTED_SFT if isinstance(args, SFTConfig) else UNSUPPORTED
-    for option in fields(args):
+    for declared in fields(args):
         # None beside the default: TRL itself resolves pad_to_multiple_of="auto" to None
-        if option.name in unsupported and getattr(args, option.name) not in (option.default, None):
-            raise _error(args, option.name, f"not supported: {unsupported[option.name]}")
+        if declared.name in unsupported and getattr(args, declared.name) not in (declared.default, None):
+            raise refusal(args, declared.name, f"not supported: {unsupported[declared.name]}")
 
 
 @dataclass
-class DiffusionArguments:
+class DiffusionArguments(ScheduledSamplingArguments):
     """The options of a diffusion language model, mixed into TRL's configs."""
 
-    max_timesteps: int = _option(
+    max_timesteps: int = option(
         "generation",
         128,
         "Denoising steps T of the whole canvas; also the timestep grid of masking and of the bound.",
         key="steps",
     )
-    max_completion_length: int = _option(
+    max_completion_length: int = option(
         "generation", 256, "Canvas length L in tokens: EOS fills the tail (LLaDA, 2502.09992)."
     )
-    block_length: int | None = _option(
+    block_length: int | None = option(
         "generation",
         None,
         "Semi-autoregressive block length in tokens (LLaDA, 2502.09992); unset: one block. Must divide "
         "max_completion_length, and the number of blocks must divide steps.",
     )
-    sampler: str = _option(
+    sampler: str = option(
         "generation",
         "count_matched",
         "How a step moves the canvas: count_matched reveals as many tokens as the schedule says, ancestral reveals "
         "each masked token with the schedule's probability (MDLM, 2406.07524), renoise predicts all and masks again.",
         known=SAMPLERS,
     )
-    selection: str = _option(
+    solver: str = option(
+        "generation",
+        "euler",
+        "Reverse step of the ancestral sampler (Ren et al. 2025, 2502.00234), or ODE solver of flow matching.",
+        known=SOLVERS,
+    )
+    selection: str = option(
         "generation",
         "top1",
         "Which positions a count-matched step reveals. low_confidence is LLaDA's rule (2502.09992), whose commit "
         "log-probabilities are not exact; top1, entropy, margin and random look at the distribution only and are.",
         known=SELECTIONS,
     )
-    temperature: float = _option(
+    temperature: float = option(
         "generation", 1.0, "Sampling temperature of rollouts and of the scored law; 0 is greedy (not for GRPO)."
     )
-    trajectory_nelbo_loss: bool = _option(
+    prediction_type: str = option(
+        "loss",
+        "masked",
+        "What the network denoises: masked predicts hidden tokens, flow_matching carries noisy token embeddings "
+        "to clean ones (ELF, 2605.10938; SFT and sampling only).",
+        known=PREDICTION_TYPES,
+    )
+    flow_noise_scale: float = option(
+        "loss",
+        1.0,
+        "Standard deviation s of flow matching's noise around the mask embedding, in units of the embeddings' root "
+        "mean square.",
+    )
+    trajectory_nelbo_loss: bool = option(
         "loss", True, "Score with the NELBO on the noise of the rollouts. The only likelihood so far."
     )
-    alpha_schedule: str = _option(
+    alpha_schedule: str = option(
         "loss",
         "cosine",
         "alpha_t = P(a completion token is visible at timestep t); shared by masking, bound and sampler.",
         known=SCHEDULES,
     )
-    alpha_min: float = _option("loss", 0.01, "Lower end of alpha, a probability: visibility at timestep T.")
-    alpha_max: float = _option("loss", 0.99, "Upper end of alpha, a probability: visibility at timestep 0.")
-    nelbo_source: str = _option(
+    alpha_min: float = option("loss", 0.01, "Lower end of alpha, a probability: visibility at timestep T.")
+    alpha_max: float = option("loss", 0.99, "Upper end of alpha, a probability: visibility at timestep 0.")
+    nelbo_source: str = option(
         "loss",
         "rollout",
         "Where the scored states come from: rollout replays the recorded denoising steps (TraceRL, 2509.06949), "
@@ -182,10 +168,10 @@ class DiffusionArguments:
         key="source",
         known=SOURCES,
     )
-    num_draws: int = _option(
+    num_draws: int = option(
         "loss", 2, "States scored per sequence and iteration: M noise levels (forward) or K denoising steps (rollout)."
     )
-    nelbo_coupling: str = _option(
+    nelbo_coupling: str = option(
         "loss",
         "nested",
         "Masks of the M levels of one sequence: nested along one trajectory, antithetic (DiffuCoder's complementary "
@@ -193,56 +179,102 @@ class DiffusionArguments:
         key="coupling",
         known=COUPLINGS,
     )
-    nelbo_replay: str = _option(
+    nelbo_replay: str = option(
         "loss",
         "drawn",
         "Which recorded steps are scored: K drawn uniformly, weighted steps/K (unbiased), K merged segments, or all.",
         key="replay",
         known=REPLAYS,
     )
-    masking_strategy_type: str = _option(
+    masking_strategy_type: str = option(
         "masking",
         "diffusion",
         "Forward process: diffusion masks at the schedule's rate, full masks the whole completion (d1, 2504.12216).",
         key="strategy_type",
         known=MASKING_STRATEGIES,
     )
-    p_mask_prompt: float = _option("masking", 0.3, "Probability that a prompt token is masked (d1, 2504.12216).")
+    p_mask_prompt: float = option("masking", 0.3, "Probability that a prompt token is masked (d1, 2504.12216).")
 
     # Options of transformers with another default. None resolves to False, without the deprecation warning of False.
-    gradient_checkpointing: bool | None = _option("training", None, "Trade compute for memory; off unless asked for.")
+    gradient_checkpointing: bool | None = option("training", None, "Trade compute for memory; off unless asked for.")
     # this order of the union is the one HfArgumentParser can read
-    report_to: None | str | list[str] = _option(  # noqa: RUF036
+    report_to: None | str | list[str] = option(  # noqa: RUF036
         "training", "tensorboard", "Where metrics go: tensorboard, wandb, ..., all or none."
     )
 
+    @property
+    def reflexflow_on(self) -> bool:
+        """Whether rolled-out states get ReflexFlow's losses; unset, flow matching has them and masks do not."""
+        unset = self.scheduled_sampling_reflexflow is None
+        asked = self.prediction_type == "flow_matching" if unset else self.scheduled_sampling_reflexflow
+        return self.scheduled_sampling_active and bool(asked)
+
     def check_diffusion(self) -> None:
         """Raise ConfigError for a value that no run can use."""
-        _check_known(self)
+        check_known(self)
         for name in ("max_timesteps", "max_completion_length", "num_draws"):
-            _require(self, name, getattr(self, name) >= 1, "at least 1")
+            require(self, name, getattr(self, name) >= 1, "at least 1")
         even = self.nelbo_coupling != "antithetic" or self.num_draws % 2 == 0
-        _require(self, "num_draws", even, "an even number for loss.coupling=antithetic, which draws pairs")
+        require(self, "num_draws", even, "an even number for loss.coupling=antithetic, which draws pairs")
         self._check_blocks()
         ends = f"0 <= alpha_min < alpha_max <= 1 (alpha_min={self.alpha_min}, alpha_max={self.alpha_max})"
-        _require(self, "alpha_min", 0 <= self.alpha_min < self.alpha_max, ends)
-        _require(self, "alpha_max", self.alpha_max <= 1, ends)
-        _require(self, "temperature", self.temperature >= 0, "at least 0")
-        _require(self, "p_mask_prompt", 0 <= self.p_mask_prompt <= 1, "a probability in [0, 1]")
-        _require(self, "trajectory_nelbo_loss", self.trajectory_nelbo_loss, "true: it is the only likelihood so far")
+        require(self, "alpha_min", 0 <= self.alpha_min < self.alpha_max, ends)
+        require(self, "alpha_max", self.alpha_max <= 1, ends)
+        require(self, "temperature", self.temperature >= 0, "at least 0")
+        require(self, "p_mask_prompt", 0 <= self.p_mask_prompt <= 1, "a probability in [0, 1]")
+        require(self, "trajectory_nelbo_loss", self.trajectory_nelbo_loss, "true: it is the only likelihood so far")
+        self._check_solver()
+        self._check_flow_matching()
+        self.check_scheduled_sampling()
+        self._check_rollouts()
         weighted = self.masking_strategy_type == "diffusion" or self.nelbo_source != "forward"
         reason = "'diffusion' when loss.source=forward: without timesteps the weights are no bound"
-        _require(self, "masking_strategy_type", weighted, reason)
+        require(self, "masking_strategy_type", weighted, reason)
 
     def _check_blocks(self) -> None:
         if self.block_length is None:
             return
         length, steps = self.max_completion_length, self.max_timesteps
         divides = self.block_length >= 1 and length % self.block_length == 0
-        _require(self, "block_length", divides, f"a divisor of generation.max_completion_length={length}")
+        require(self, "block_length", divides, f"a divisor of generation.max_completion_length={length}")
         blocks = length // self.block_length
         even = f"a number of blocks (here {blocks}) that divides generation.steps={steps}"
-        _require(self, "block_length", steps % blocks == 0, even)
+        require(self, "block_length", steps % blocks == 0, even)
+
+    def _check_solver(self) -> None:
+        solves = SAMPLERS[self.sampler].solves or self.prediction_type == "flow_matching"
+        only_with(self, ["solver"], solves, "generation.sampler=ancestral or loss.prediction_type=flow_matching")
+
+    def _check_flow_matching(self) -> None:
+        flows, flow, masked = self.prediction_type == "flow_matching", "flow matching", "loss.prediction_type=masked"
+        require(self, "flow_noise_scale", 0 < self.flow_noise_scale < math.inf, "a finite number above 0")
+        only_with(self, ["flow_noise_scale"], flows, "loss.prediction_type=flow_matching")
+        only_with(self, ["block_length"], not flows, f"{masked}: the ODE of {flow} moves the whole canvas at once")
+        only_with(self, ["sampler"], not flows, f"{masked}: {flow} samples by an ODE, see generation.solver")
+        only_with(self, ["scheduled_sampling_visible_loss"], not flows, f"{masked}: {flow} hides no token")
+        timed = not flows or self.masking_strategy_type == "diffusion"
+        require(self, "masking_strategy_type", timed, f"'diffusion' for {flow}: its noise levels are timesteps")
+
+    def _check_rollouts(self) -> None:
+        """Scheduled sampling beside the other sections."""
+        offset = self.scheduled_sampling_max_step_offset
+        expected = f"at most generation.steps={self.max_timesteps}"
+        require(self, "scheduled_sampling_max_step_offset", offset <= self.max_timesteps, expected)
+        weights = [f"scheduled_sampling_reflexflow_{name}" for name in ("alpha", "beta1", "beta2")]
+        only_with(self, weights, self.reflexflow_on, "ReflexFlow on: see scheduled_sampling.reflexflow")
+        if not self.scheduled_sampling_active:
+            return
+        timed = "'diffusion' for scheduled sampling: without timesteps there is nothing to roll out"
+        require(self, "masking_strategy_type", self.masking_strategy_type == "diffusion", timed)
+        fresh = self.prediction_type == "flow_matching" or self.nelbo_source == "forward"
+        reason = "replayed states are already the model's own: there is no exposure bias to remove"
+        require(self, "nelbo_source", fresh, f"'forward' for scheduled sampling: {reason}")
+        if self.scheduled_sampling_probability == 1 and self.scheduled_sampling_ramp_steps == 0:
+            warnings.warn(
+                "scheduled_sampling.probability=1.0: a fully self-generated state makes the optimum ignore visible "
+                "tokens (Huszar 2015); use a ramp or a probability below 1",
+                stacklevel=2,
+            )
 
 
 def _settle_device(args: GRPOConfig | SFTConfig) -> None:
@@ -256,28 +288,38 @@ def _settle_device(args: GRPOConfig | SFTConfig) -> None:
 class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):
     """Options of `ImprovedDiffuGRPOTrainer`: TRL's GRPO options and those of a diffusion model."""
 
-    disable_dropout: bool = _option(
+    disable_dropout: bool = option(
         "training", True, "Dropout would move the policy ratio away from 1 without any update."
     )
-    remove_unused_columns: bool | None = _option(
+    remove_unused_columns: bool | None = option(
         "training", False, "Drop dataset columns but the prompt; rewards need the others."
     )
 
     def __post_init__(self):
+        self._refuse_what_is_no_policy_gradient()
         self.check_diffusion()
-        _require(self, "temperature", self.temperature > 0, "above 0: greedy rollouts of one prompt are all the same")
-        _require(self, "entropy_coef", self.entropy_coef == 0, "0: entropies are measured here without a gradient")
-        _require(self, "use_adaptive_entropy", not self.use_adaptive_entropy, "false: see training.entropy_coef")
+        require(self, "temperature", self.temperature > 0, "above 0: greedy rollouts of one prompt are all the same")
+        require(self, "entropy_coef", self.entropy_coef == 0, "0: entropies are measured here without a gradient")
+        require(self, "use_adaptive_entropy", not self.use_adaptive_entropy, "false: see training.entropy_coef")
         check_supported(self)
         _settle_device(self)
         super().__post_init__()
+
+    def _refuse_what_is_no_policy_gradient(self) -> None:
+        flows = self.prediction_type == "flow_matching"
+        require(self, "prediction_type", not flows, "'masked' for GRPO: an ODE gives no token likelihood")
+        pull = "for GRPO: it pulls towards the sampled text whatever its advantage"
+        reflexes = self.scheduled_sampling_reflexflow is True
+        require(self, "scheduled_sampling_reflexflow", not reflexes, f"false or unset {pull}")
+        visible = self.scheduled_sampling_visible_loss > 0
+        require(self, "scheduled_sampling_visible_loss", not visible, f"0 {pull}")
 
 
 @dataclass
 class DiffusionSFTConfig(DiffusionArguments, SFTConfig):
     """Options of `DiffusionSFTTrainer`: TRL's SFT options and those of a diffusion model."""
 
-    nelbo_source: str = _option(
+    nelbo_source: str = option(
         "loss",
         "forward",
         "Where the scored states come from: forward masks the text. SFT text has no recorded rollout.",
@@ -287,7 +329,7 @@ class DiffusionSFTConfig(DiffusionArguments, SFTConfig):
 
     def __post_init__(self):
         self.check_diffusion()
-        _require(self, "nelbo_source", self.nelbo_source != "rollout", "'forward': SFT text has no recorded rollout")
+        require(self, "nelbo_source", self.nelbo_source != "rollout", "'forward': SFT text has no recorded rollout")
         check_supported(self)
         _settle_device(self)
         super().__post_init__()
@@ -297,53 +339,53 @@ class DiffusionSFTConfig(DiffusionArguments, SFTConfig):
 class ModelArguments:
     """Which denoiser is trained, and how."""
 
-    model_name_or_path: str = _option(
+    model_name_or_path: str = option(
         "model",
         "tiny",
         "'tiny' (the embedded model, see trainers/models.py), a hub checkpoint or a local directory.",
         key="name_or_path",
     )
-    from_scratch: bool = _option("model", False, "Fresh weights for the named architecture instead of trained ones.")
-    dtype: str = _option("model", "float32", "Dtype of the weights.", known=DTYPES)
-    attn_implementation: str | None = _option("model", None, "Attention kernel, such as sdpa; unset: the model's own.")
-    trust_remote_code: bool = _option("model", False, "Run code that a checkpoint brings along; TRL is told the same.")
-    use_peft: bool = _option("model", False, "Train a LoRA adapter (2106.09685) instead of all weights.")
-    lora_r: int = _option("model", 16, "LoRA rank.")
-    lora_alpha: int = _option("model", 32, "LoRA scale: the update is multiplied by lora_alpha / lora_r.")
-    lora_dropout: float = _option("model", 0.0, "LoRA dropout probability; 0 keeps the policy ratio free of noise.")
-    lora_target_modules: list[str] | None = _option(
+    from_scratch: bool = option("model", False, "Fresh weights for the named architecture instead of trained ones.")
+    dtype: str = option("model", "float32", "Dtype of the weights.", known=DTYPES)
+    attn_implementation: str | None = option("model", None, "Attention kernel, such as sdpa; unset: the model's own.")
+    trust_remote_code: bool = option("model", False, "Run code that a checkpoint brings along; TRL is told the same.")
+    use_peft: bool = option("model", False, "Train a LoRA adapter (2106.09685) instead of all weights.")
+    lora_r: int = option("model", 16, "LoRA rank.")
+    lora_alpha: int = option("model", 32, "LoRA scale: the update is multiplied by lora_alpha / lora_r.")
+    lora_dropout: float = option("model", 0.0, "LoRA dropout probability; 0 keeps the policy ratio free of noise.")
+    lora_target_modules: list[str] | None = option(
         "model", None, "Modules that get adapters; unset: all linear layers but the head."
     )
 
     def __post_init__(self):
-        _check_known(self)
-        _require(self, "lora_r", self.lora_r >= 1, "at least 1")
-        _require(self, "lora_alpha", self.lora_alpha >= 1, "at least 1")
-        _require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "a probability in [0, 1)")
+        check_known(self)
+        require(self, "lora_r", self.lora_r >= 1, "at least 1")
+        require(self, "lora_alpha", self.lora_alpha >= 1, "at least 1")
+        require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "a probability in [0, 1)")
 
 
 @dataclass
 class TaskArguments:
     """Which task (a file of trainers/tasks), on which data, with which rewards."""
 
-    task_name: str = _option("task", "gsm8k", "The task: a file trainers/tasks/<name>.py.", key="name")
-    data_files: list[str] | None = _option("task", None, "Local jsonl files; unset: the task's seeded generator.")
-    dataset_name: str | None = _option("task", None, "A hub dataset, such as openai/gsm8k (2110.14168).")
-    train_size: int | None = _option("task", None, "Training problems; unset: the task's choice.")
-    validation_size: int | None = _option("task", None, "Validation problems; unset: the task's choice.")
-    test_size: int | None = _option("task", None, "Test problems; unset: the task's choice.")
-    task_seed: int = _option("task", 0, "Seed of the generated problems and of the split.", key="seed")
-    min_operations: int = _option("task", 1, "Fewest arithmetic operations in a generated problem.")
-    max_operations: int = _option("task", 1, "Most arithmetic operations in a generated problem.")
-    max_number: int = _option("task", 20, "Largest number in a generated problem.")
-    rewards: list[str] = _option("task", ["correctness", "format"], "Names of the task's reward functions, summed.")
+    task_name: str = option("task", "gsm8k", "The task: a file trainers/tasks/<name>.py.", key="name")
+    data_files: list[str] | None = option("task", None, "Local jsonl files; unset: the task's seeded generator.")
+    dataset_name: str | None = option("task", None, "A hub dataset, such as openai/gsm8k (2110.14168).")
+    train_size: int | None = option("task", None, "Training problems; unset: the task's choice.")
+    validation_size: int | None = option("task", None, "Validation problems; unset: the task's choice.")
+    test_size: int | None = option("task", None, "Test problems; unset: the task's choice.")
+    task_seed: int = option("task", 0, "Seed of the generated problems and of the split.", key="seed")
+    min_operations: int = option("task", 1, "Fewest arithmetic operations in a generated problem.")
+    max_operations: int = option("task", 1, "Most arithmetic operations in a generated problem.")
+    max_number: int = option("task", 20, "Largest number in a generated problem.")
+    rewards: list[str] = option("task", ["correctness", "format"], "Names of the task's reward functions, summed.")
 
     def __post_init__(self):
         for name in ("train_size", "validation_size", "test_size", "min_operations", "max_number"):
             value = getattr(self, name)
-            _require(self, name, value is None or value >= 1, "at least 1")
+            require(self, name, value is None or value >= 1, "at least 1")
         fewest = f"at least task.min_operations={self.min_operations}"
-        _require(self, "max_operations", self.max_operations >= self.min_operations, fewest)
-        _require(self, "rewards", bool(self.rewards), "at least one reward")
+        require(self, "max_operations", self.max_operations >= self.min_operations, fewest)
+        require(self, "rewards", bool(self.rewards), "at least one reward")
         both = self.data_files is None or self.dataset_name is None
-        _require(self, "dataset_name", both, f"no second source beside task.data_files={self.data_files!r}")
+        require(self, "dataset_name", both, f"no second source beside task.data_files={self.data_files!r}")

@@ -30,8 +30,8 @@ from trainers.config import (
     ImprovedDiffuGRPOConfig,
     ModelArguments,
     TaskArguments,
-    dotted,
 )
+from trainers.options import dotted
 
 TRAINERS: dict[str, type] = {"grpo": ImprovedDiffuGRPOConfig, "sft": DiffusionSFTConfig}
 

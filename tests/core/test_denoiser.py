@@ -1,8 +1,11 @@
 """The seam: the projected rows are the rows of the full logits, shifted or not, and the model is left as it was."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from toys import TinyModel, rng
+from torch import Tensor
+from toys import TableDenoiser, TinyModel, rng
 
 from core.denoiser import ModelDenoiser, tempered_logps
 
@@ -100,3 +103,119 @@ def test_tempered_logps_are_the_normalised_power_of_the_probabilities(temperatur
 def test_greedy_is_scored_at_temperature_one():
     logits = torch.randn(5, 4, generator=rng())
     assert torch.equal(tempered_logps(logits, 0.0), tempered_logps(logits, 1.0))
+
+
+# ---- evaluation inside a training step ------------------------------------------------------------------------------
+
+
+def modes(wrapped: ModelDenoiser) -> list[bool]:
+    return [module.training for module in wrapped.model.modules()]
+
+
+def mixed_modes() -> ModelDenoiser:
+    """A model in training whose head is kept in eval mode, as a frozen part would be."""
+    wrapped = denoiser(head=True)
+    wrapped.model.train()
+    wrapped.model.head.eval()
+    assert len(set(modes(wrapped))) == 2
+    return wrapped
+
+
+def test_evaluating_turns_gradients_and_training_mode_off():
+    wrapped = mixed_modes()
+    with wrapped.evaluating():
+        assert not torch.is_grad_enabled() and not any(modes(wrapped))
+        assert not wrapped.logits(IDS, ATTENTION, ROWS).requires_grad
+    assert torch.is_grad_enabled()
+
+
+def test_every_submodule_returns_to_its_own_mode_even_after_an_exception():
+    wrapped = mixed_modes()
+    before = modes(wrapped)
+    with wrapped.evaluating():
+        pass
+    assert modes(wrapped) == before
+    with pytest.raises(RuntimeError, match="inside"), wrapped.evaluating():
+        raise RuntimeError("inside")
+    assert modes(wrapped) == before and torch.is_grad_enabled()
+
+
+def test_evaluating_nests():
+    wrapped = mixed_modes()
+    before = modes(wrapped)
+    with wrapped.evaluating():
+        with wrapped.evaluating():
+            pass
+        assert not torch.is_grad_enabled() and not any(modes(wrapped))
+    assert modes(wrapped) == before
+
+
+def test_a_denoiser_without_a_model_evaluates_without_gradients():
+    with TableDenoiser().evaluating():
+        assert not torch.is_grad_enabled()
+    assert torch.is_grad_enabled()
+
+
+# ---- embeddings -----------------------------------------------------------------------------------------------------
+
+
+class EmbeddingModel(TinyModel):
+    """`TinyModel` that takes embeddings for ids, as the models of transformers do."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> SimpleNamespace:
+        hidden = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        seen = hidden if attention_mask is None else hidden * attention_mask.unsqueeze(-1)
+        return SimpleNamespace(logits=self.head(torch.tanh(hidden + seen.sum(dim=1, keepdim=True))))
+
+
+def embedding_denoiser(head: bool = True, shift: bool = False) -> ModelDenoiser:
+    model = EmbeddingModel(VOCABULARY)
+    return ModelDenoiser(model, MASK_ID, model.head if head else None, shift, model.embedding)
+
+
+def test_embedding_rows_have_unit_root_mean_square_and_no_gradient():
+    wrapped = embedding_denoiser()
+    weight = wrapped.model.embedding.weight
+    with torch.no_grad():
+        weight[2] *= 1e4
+        weight[5] = 0.0  # a padding token
+    table = wrapped.embedding_table()
+    power = table.square().mean(dim=1)
+    assert torch.allclose(power, (torch.arange(VOCABULARY) != 5).float())
+    cosine = torch.nn.functional.cosine_similarity(table, weight, dim=1)
+    assert torch.allclose(cosine, power)
+    assert table.dtype == torch.float32 and not table.requires_grad
+
+
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("head", [True, False])
+def test_embeddings_of_tokens_give_the_logits_of_the_tokens(head, shift):
+    wrapped = embedding_denoiser(head, shift)
+    with torch.no_grad():  # an embedding on the scale of its table
+        wrapped.model.embedding.weight.copy_(wrapped.embedding_table())
+    embeddings = wrapped.embedding_table()[IDS].requires_grad_()
+    from_embeddings = wrapped.logits_from_embeddings(embeddings, ATTENTION, ROWS)
+    assert torch.allclose(from_embeddings, wrapped.logits(IDS, ATTENTION, ROWS), atol=1e-5)
+    assert bool((from_embeddings[:, MASK_ID] == float("-inf")).all())
+    from_embeddings[:, 0].sum().backward()
+    assert embeddings.grad is not None and embeddings.grad.abs().sum() > 0
+
+
+def test_embeddings_reach_the_model_in_its_own_precision():
+    wrapped = embedding_denoiser()
+    wrapped.model.bfloat16()
+    assert wrapped.embedding_table().dtype == torch.float32
+    logits = wrapped.logits_from_embeddings(wrapped.embedding_table()[IDS], ATTENTION, ROWS)
+    assert logits.dtype == torch.float32
+
+
+def test_embeddings_of_an_unnamed_module_are_an_error():
+    wrapped = denoiser(head=True)
+    for ask in (wrapped.embedding_table, lambda: wrapped.logits_from_embeddings(torch.zeros(4, 6, 6), None, ROWS)):
+        with pytest.raises(ValueError, match="input embedding"):
+            ask()

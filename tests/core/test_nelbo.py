@@ -1,13 +1,14 @@
 """The Monte-Carlo bound against the oracle, its own error bar, and the replay of rollouts."""
 
 import itertools
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from toys import (
     MASK,
     PROMPT,
+    VOCABULARY,
     ConstantDenoiser,
     TableDenoiser,
     assert_mean,
@@ -19,12 +20,13 @@ from toys import (
 )
 
 from core.alpha_schedule import SCHEDULES
-from core.denoiser import Denoiser
+from core.denoiser import Denoiser, tempered_logps
 from core.exact import conditional_logps, exact_nelbo
 from core.generator import SAMPLERS
 from core.masking_strategy import DiffusionMaskingStrategy
-from core.nelbo import COUPLINGS, REPLAYS, SOURCES, Draws, NELBOEstimate, TrajectoryNELBOLoss
+from core.nelbo import COUPLINGS, REPLAYS, SOURCES, Draws, NELBOEstimate, TrajectoryNELBOLoss, predict_states
 from core.selection import SELECTIONS
+from core.solvers import SOLVERS
 from core.trajectory import NEVER, Trajectory
 
 IDS = torch.tensor([2, 0, 1, 1])
@@ -156,6 +158,15 @@ def test_levels_are_drawn_by_width_and_masks_by_level(name, coupling):
 
 
 @every_coupling
+@every_schedule
+def test_the_uniforms_that_travel_with_the_draws_are_those_that_hid_the_tokens(name, coupling):
+    nelbo, draws = forward_draws(name, coupling, rows=50)
+    level = nelbo.schedule.mask_prob(draws.timestep).unsqueeze(2)
+    assert torch.equal(draws.hidden, draws.u < level)
+    assert draws.shown is None and draws.rolled_out is None
+
+
+@every_coupling
 def test_levels_are_stratified(coupling):
     masking = DiffusionMaskingStrategy(0.0, 2, "linear", 0.25, 0.75)  # four transitions of width 1/4
     nelbo = TrajectoryNELBOLoss(2, "linear", 0.25, 0.75, num_draws=16, coupling=coupling)
@@ -261,13 +272,55 @@ def test_states_hide_what_the_draws_say_but_never_padding():
     assert torch.equal(again.sequence_bound, estimate.sequence_bound)
 
 
+def shown_instead(draws: Draws, ids: torch.Tensor) -> Draws:
+    """The same draws with other tokens to be seen than ``ids``, (B, L)."""
+    shown = ((ids + 1) % VOCABULARY).unsqueeze(1).expand_as(draws.hidden).clone()
+    return replace(draws, shown=shown, rolled_out=torch.ones(len(ids), dtype=torch.bool))
+
+
+def test_states_show_what_the_draws_say_and_targets_stay_the_text():
+    masking, nelbo = synced(num_draws=4, source="forward")
+    draws, ids, denoiser = nelbo.draw(masking, 30, 4, 2, rng()), IDS.expand(30, -1), TableDenoiser()
+    other = shown_instead(draws, ids)
+    found = nelbo.score(denoiser, *prompts(30), ids, other)
+    canvas = denoiser.last_states.view(30, 4, 6)[..., 2:]
+    assert torch.equal(canvas, torch.where(draws.hidden, MASK, other.shown))
+    logits = denoiser.logits(denoiser.last_states, None, denoiser.last_states == MASK)
+    logps = logits.log_softmax(dim=1)[torch.arange(len(logits)), IDS.expand(30, 4, -1)[draws.hidden]]
+    weights = draws.weight.unsqueeze(2).expand_as(draws.hidden)[draws.hidden]
+    row = draws.hidden.nonzero()[:, 0]
+    assert torch.allclose(found.sequence_bound, torch.zeros(30).index_add(0, row, -logps * weights), rtol=1e-5)
+    same = replace(draws, shown=ids.unsqueeze(1).expand_as(draws.hidden))
+    for field in fields(found):
+        plain, shown = (getattr(nelbo.score(denoiser, *prompts(30), ids, d), field.name) for d in (draws, same))
+        assert torch.equal(plain, shown)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_an_estimate_from_logits_of_more_positions_is_the_score(source):
+    masking, nelbo = synced(source=source, num_draws=2)
+    out = rollout(rows=12)
+    draws = nelbo.draw(masking, *out.ids.shape, 2, rng(), trajectory=out)
+    where = draws.scored | (torch.rand(draws.scored.shape, generator=rng(1)) < 0.3)
+    logits = predict_states(DENOISER, *prompts(12), out.ids, draws, where)
+    assert len(logits) == int(where.sum()) > int(draws.scored.sum())
+    found = nelbo.estimate(tempered_logps(logits[draws.scored[where]], 0.7), out.ids, draws)
+    expected = nelbo.score(DENOISER, *prompts(12), out.ids, draws, 0.7)
+    for field in fields(found):
+        values, others = getattr(found, field.name), getattr(expected, field.name)
+        assert torch.allclose(values, others, atol=1e-6, equal_nan=True), field.name
+
+
 # ---- rollout: the recorded states -----------------------------------------------------------------------------------
 
 ROLLOUTS = [
-    {"sampler": name, "selection": rule, "block_length": block, "eos_id": eos, "temperature": temperature}
+    {"sampler": name, "block_length": block, "eos_id": eos, "temperature": temperature, **choice}
     for name, kind in SAMPLERS.items()
     if kind.final
-    for rule in (SELECTIONS if kind.selects else ("top1",))
+    for choice in [
+        *({"selection": rule} for rule in (SELECTIONS if kind.selects else ())),
+        *({"solver": solver} for solver in (SOLVERS if kind.solves else ()) if SOLVERS[solver].exact),
+    ]
     for block, eos, temperature in ((6, None, 1.0), (2, None, 0.7), (6, 2, 1.0), (2, 2, 1.5))
 ]
 
@@ -382,7 +435,9 @@ def test_a_replay_scores_the_canvas_and_forward_states_the_text(source):
 
 def assert_same(one: Draws, other: Draws) -> None:
     for field in fields(Draws):
-        assert torch.equal(getattr(one, field.name), getattr(other, field.name)), field.name
+        value, expected = getattr(one, field.name), getattr(other, field.name)
+        assert (value is None) == (expected is None), field.name
+        assert value is None or torch.equal(value, expected), field.name
 
 
 def any_draws(source: str, coupling: str = "nested", replay: str = "drawn", seed: int = 0, **options) -> Draws:
@@ -409,17 +464,34 @@ def test_processes_get_the_rows_of_the_global_draw(kind, processes):
     assert len(whole.prompt_hidden.unique(dim=0)) == 6  # no process repeats another
 
 
+@pytest.mark.parametrize("rolled_out", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_draws_survive_a_batch_dictionary_and_an_iteration_axis(kind):
+def test_draws_survive_a_batch_dictionary_and_an_iteration_axis(kind, rolled_out):
     draws = [any_draws(*kind, seed=seed) for seed in range(3)]
+    if rolled_out:
+        draws = [shown_instead(one, torch.full((6, 6), i)) for i, one in enumerate(draws)]
     stacked = Draws.stack(draws)
     batch = stacked.to_dict("nelbo_")
     assert all(key.startswith("nelbo_") and value.size(0) == 6 for key, value in batch.items())
-    half = Draws.from_dict({key: value[3:] for key, value in batch.items()}, "nelbo_")
+    assert ("nelbo_shown" in batch) == ("nelbo_rolled_out" in batch) == rolled_out
+    half = Draws.from_dict({key: value[3:] for key, value in batch.items()} | {"ids": None}, "nelbo_")
     for i, one in enumerate(draws):
         assert_same(stacked.iteration(i), one)
-        assert_same(half.iteration(i), one.rows(slice(3, 6)))
+        assert_same(half.iteration(i), replace(one.rows(slice(3, 6)), u=None))  # u stays where it was drawn
     assert not torch.equal(draws[0].prompt_hidden, draws[1].prompt_hidden)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_named_by_a_slice_an_index_or_a_mask(kind):
+    draws = shown_instead(any_draws(*kind), torch.arange(36).view(6, 6))
+    mask = torch.tensor([False, False, True, True, True, False])
+    for rows in (torch.tensor([2, 3, 4]), mask):
+        assert_same(draws.rows(rows), draws.rows(slice(2, 5)))
+    assert torch.equal(draws.rows(mask).shown, draws.shown[2:5])
+
+
+def test_only_forward_draws_have_uniforms():
+    assert [any_draws(*kind).u is not None for kind in KINDS] == [kind[0] == "forward" for kind in KINDS]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -42,11 +42,13 @@ class TableDenoiser(Denoiser):
         self.token = torch.randn(width, mask_id + 1, 8, generator=noise)
         self.position = torch.randn(width, 8, mask_id + 1, generator=noise) * sharpness / 8**0.5
         self.rows_seen: list[int] = []
-        self.last_states = self.last_attention = None
+        self.attention_seen: list[Tensor | None] = []
+        self.last_states = None
 
     def logits(self, ids: Tensor, attention_mask: Tensor | None, rows: Tensor) -> Tensor:
         self.rows_seen.append(ids.size(0))
-        self.last_states, self.last_attention = ids, attention_mask
+        self.attention_seen.append(attention_mask)
+        self.last_states = ids
         where = torch.arange(ids.size(1))
         values = self.token[where, ids]  # (B, N, 8)
         if attention_mask is not None:

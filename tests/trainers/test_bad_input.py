@@ -123,6 +123,30 @@ BAD = {
     "impossible number": (["--loss.alpha_min", "1.5"], ["loss.alpha_min=1.5", "0 <= alpha_min < alpha_max <= 1"]),
     "not a number": (["--generation.steps", "many"], ["generation.steps", "a whole number", "'many'"]),
     "impossible blocks": (["--generation.block_length", "5"], ["generation.block_length=5", "divisor", "14"]),
+    "impossible chance": (
+        ["--scheduled_sampling_probability", "1.5"],
+        ["scheduled_sampling.probability=1.5", "a probability in [0, 1]"],
+    ),
+    "impossible offset": (
+        ["--scheduled_sampling.max_step_offset", "8"],
+        ["scheduled_sampling.max_step_offset=8", "at most generation.steps=7"],
+    ),
+    "ramp without steps": (
+        ["--scheduled_sampling.ramp_shape", "cosine"],
+        ["scheduled_sampling.ramp_shape='cosine'", "only with scheduled_sampling.ramp_steps > 0"],
+    ),
+    "rolled-out replay": (
+        ["--scheduled_sampling_max_step_offset", "3", "--scheduled_sampling_probability", "0.5"],
+        ["loss.source='rollout'", "'forward' for scheduled sampling", "no exposure bias to remove"],
+    ),
+    "solver without a sampler": (
+        ["--generation.solver", "rk4"],
+        ["generation.solver='rk4'", "only with generation.sampler=ancestral"],
+    ),
+    "flow without a likelihood": (
+        ["--prediction_type", "flow_matching"],
+        ["loss.prediction_type='flow_matching'", "'masked' for GRPO", "no token likelihood"],
+    ),
     "impossible batch": (["--num_generations", "3"], ["training", "3"]),
     "unknown reward": (["--task.rewards", "kindness"], ["task.rewards='kindness'", "correctness", "format"]),
     "unknown task": (["--task.name", "chess"], ["task.name='chess'", "gsm8k"]),

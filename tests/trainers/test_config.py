@@ -1,6 +1,8 @@
 """A config is read as written, from any spelling, or refused in one line that says why."""
 
+import itertools
 import json
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -10,6 +12,9 @@ import yaml
 from trl import GRPOConfig, SFTConfig
 
 from core.alpha_schedule import SCHEDULES
+from core.generator import SAMPLERS
+from core.scheduled_sampling import STRATEGIES, ScheduledSampling
+from core.solvers import SOLVERS
 from trainers.config import (
     SECTIONS,
     UNSUPPORTED,
@@ -30,6 +35,31 @@ EXAMPLE = {
     "task": {"rewards": ["correctness"]},
     "training": {"learning_rate": 1e-5},
 }
+# scheduled_sampling: key -> (default, another value, which SFT accepts beside the other ones)
+SAMPLING = {
+    "max_step_offset": (0, 10),
+    "probability": (0.0, 0.25),
+    "ramp_steps": (0, 100),
+    "prob_start": (0.0, 0.125),
+    "prob_end": (0.5, 0.375),
+    "start_step": (0, 5),
+    "ramp_shape": ("linear", "cosine"),
+    "strategy": ("uniform", "biased_late"),
+    "sampler": ("unipc", "dpm"),
+    "reflexflow": (None, True),
+    "reflexflow_alpha": (1.0, 2.0),
+    "reflexflow_beta1": (10.0, 3.0),
+    "reflexflow_beta2": (1.0, 0.5),
+    "visible_loss": (0.0, 0.75),
+}
+SET = {key: value for key, (_, value) in SAMPLING.items()}
+ON = "scheduled_sampling_max_step_offset: 4\nscheduled_sampling_probability: 0.5\n"
+SFT = "trainer: sft\n"
+FLOW = "trainer: sft\nprediction_type: flow_matching\n"
+
+
+def sampling(training):
+    return {key: getattr(training, f"scheduled_sampling_{key}") for key in SAMPLING}
 
 
 @pytest.fixture
@@ -101,6 +131,26 @@ REFUSED = [
     ("training: {num_generations: 3}", [], ["section training", "num_generations"]),  # TRL's own check
     ("trainer: sft\nloss: {source: rollout}", [], ["loss.source='rollout'", "no recorded rollout"]),
     ("trainer: sft\ntraining: {packing: true}", [], ["training.packing=True", "fixed length"]),
+    # scheduled sampling
+    (f"{SFT}generation: {{steps: 3}}\n{ON}", [], ["scheduled_sampling.max_step_offset=4", "generation.steps=3"]),
+    (ON, [], ["loss.source='rollout'", "'forward' for scheduled sampling", "no exposure bias to remove"]),
+    (f"{ON}masking: {{strategy_type: full}}", [], ["masking.strategy_type='full'", "'diffusion' for scheduled"]),
+    ("scheduled_sampling: true", [], ["section 'scheduled_sampling'", "True"]),
+    ("scheduled_sampling: {prob: 1}", [], ["did you mean 'scheduled_sampling.probability'"]),
+    ("scheduled_sampling_prob_ends: 1", [], ["did you mean 'scheduled_sampling.prob_end'"]),
+    ("loss: {max_step_offset: 1}", [], ["belongs to section scheduled_sampling"]),
+    (ON, ["--scheduled_sampling.probability", "1", "--scheduled_sampling_probability", "0"], ["is set twice"]),
+    # solvers and flow matching
+    ("generation: {solver: dpm}", [], ["generation.solver='dpm'", "generation.sampler=ancestral", "flow_matching"]),
+    ("generation: {solver: rk4, sampler: renoise}", [], ["generation.solver='rk4'", "generation.sampler=ancestral"]),
+    ("prediction_type: flow_matching", [], ["loss.prediction_type='flow_matching'", "no token likelihood"]),
+    ("prediction_type: flow_matching\ngeneration: {block_length: 64}", [], ["'masked' for GRPO"]),  # the first reason
+    (f"{FLOW}generation: {{block_length: 64}}", [], ["generation.block_length=64", "whole canvas", "masked"]),
+    (f"{FLOW}generation: {{sampler: ancestral}}", [], ["generation.sampler='ancestral'", "generation.solver"]),
+    (f"{FLOW}masking: {{strategy_type: full}}", [], ["masking.strategy_type='full'", "'diffusion' for flow matching"]),
+    (f"{SFT}flow_noise_scale: 2", [], ["loss.flow_noise_scale=2.0", "only with loss.prediction_type=flow_matching"]),
+    (f"{FLOW}flow_noise_scale: 0", [], ["loss.flow_noise_scale=0.0", "a finite number above 0"]),
+    (f"{FLOW}flow_noise_scale: .inf", [], ["loss.flow_noise_scale=inf", "a finite number above 0"]),
     # files
     ("", [], ["x.yaml", "empty"]),
     ("- 1", [], ["x.yaml", "list"]),
@@ -119,6 +169,45 @@ def test_refusal_names_key_value_and_what_is_allowed(write, text, overrides, fra
         assert fragment in message
 
 
+# keys of scheduled_sampling that are refused alike: file, keys, values, what the message says
+COUNTS = ("max_step_offset", "ramp_steps", "start_step")
+CHANCES = ("probability", "prob_start", "prob_end")
+RAMP = ("start_step", "prob_start", "prob_end", "ramp_shape")
+WEIGHTS = ("reflexflow_alpha", "reflexflow_beta1", "reflexflow_beta2")
+REFLEX = "scheduled_sampling_reflexflow"
+REFUSED_ALIKE = [
+    (SFT, COUNTS, (-1,), "at least 0"),
+    (SFT + "scheduled_sampling_ramp_steps: 9", CHANCES, (-0.5, 1.5, "nan"), "a probability in [0, 1]"),
+    (SFT + ON + f"{REFLEX}: true", (*WEIGHTS, "visible_loss"), (-1, "nan", "inf"), "a finite number of at least 0"),
+    (SFT + ON, RAMP, (None,), "only with scheduled_sampling.ramp_steps > 0"),
+    (SFT + ON, ("prob_end",), (0,), "only with scheduled_sampling.ramp_steps > 0"),
+    (SFT + ON, WEIGHTS, (None, 0), "only with ReflexFlow on"),  # unset: off for masked prediction
+    (FLOW + ON + f"{REFLEX}: false", WEIGHTS, (None, 0), "only with ReflexFlow on"),
+    (FLOW, WEIGHTS, (None, 0), "only with ReflexFlow on"),
+    (SFT, ("reflexflow", "visible_loss"), (None,), "only with scheduled sampling on (max_step_offset > 0"),
+    (SFT + "scheduled_sampling_max_step_offset: 4", ("reflexflow", "visible_loss"), (None,), "only with scheduled"),
+    (SFT + "scheduled_sampling_ramp_steps: 4", ("reflexflow", "visible_loss"), (None,), "only with scheduled"),
+    (FLOW + ON, ("visible_loss",), (None,), "loss.prediction_type=masked: flow matching hides no token"),
+    (ON + "nelbo_source: forward", ("reflexflow",), (None,), "false or unset for GRPO: it pulls towards the sampled"),
+    (
+        ON + "nelbo_source: forward",
+        ("visible_loss",),
+        (None,),
+        "0 for GRPO: it pulls towards the sampled text whatever",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "keys", "values", "reason"), REFUSED_ALIKE)
+def test_refusal_of_scheduled_sampling_names_key_and_reason(write, text, keys, values, reason):
+    path = write(text)
+    for key, value in itertools.product(keys, values):
+        with pytest.raises(ConfigError) as caught:
+            parse([path, f"--scheduled_sampling.{key}", str(SET[key] if value is None else value)])
+        assert str(caught.value).startswith(f"scheduled_sampling.{key}=")
+        assert reason in str(caught.value)
+
+
 @pytest.mark.parametrize("argv", [[], ["a.yaml", "b.yaml"], ["--max_steps", "3"]])
 def test_call_without_one_config_file_says_how_to_call(argv):
     with pytest.raises(ConfigError, match=r"call: train\.py configs/x\.yaml"):
@@ -132,13 +221,18 @@ def test_unreadable_file_is_named(path):
 
 
 REGISTRIES = {
-    "generation.sampler": "count_matched, ancestral, renoise",
+    "generation.sampler": ", ".join(SAMPLERS),
+    "generation.solver": "euler, dpm, unipc, rk4",
     "generation.selection": "low_confidence, top1",
     "loss.alpha_schedule": ", ".join(SCHEDULES),
+    "loss.prediction_type": "masked, flow_matching",
     "loss.source": "rollout, forward",
     "loss.coupling": "nested, antithetic, independent",
     "loss.replay": "drawn, segments, all",
     "masking.strategy_type": "diffusion, full",
+    "scheduled_sampling.ramp_shape": "linear, cosine",
+    "scheduled_sampling.strategy": "uniform, biased_early, biased_late",
+    "scheduled_sampling.sampler": "euler, dpm, unipc, rk4",
 }
 
 
@@ -150,9 +244,20 @@ def test_unknown_name_lists_the_known_ones(write, name):
     assert REGISTRIES[name] in str(caught.value)
 
 
-def test_new_schedule_of_core_is_accepted(write, monkeypatch):
-    monkeypatch.setitem(SCHEDULES, "staircase", SCHEDULES["linear"])
-    assert parse([write("{}"), "--alpha_schedule", "staircase"]).training.alpha_schedule == "staircase"
+NEW = {
+    "alpha_schedule": (SCHEDULES, "linear", []),
+    "sampler": (SAMPLERS, "renoise", []),
+    "solver": (SOLVERS, "euler", ["--sampler", "ancestral"]),
+    "scheduled_sampling_sampler": (SOLVERS, "euler", []),
+    "scheduled_sampling_strategy": (STRATEGIES, "uniform", []),
+}
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_new_entry_of_a_dict_of_core_is_accepted(write, monkeypatch, name):
+    registry, like, beside = NEW[name]
+    monkeypatch.setitem(registry, "novelty", registry[like])
+    assert getattr(parse([write("{}"), f"--{name}", "novelty", *beside]).training, name) == "novelty"
 
 
 ALTERED = {
@@ -241,6 +346,131 @@ def test_values_take_the_type_of_their_field(write):
 
 def test_negative_number_is_a_value(write):
     assert parse([write("{}"), "--max_steps", "-1", "--weight_decay", "-1e-5"]).training.weight_decay == -1e-5
+
+
+def options(form, settings):
+    return [word for key, value in settings.items() for word in form.format(key=key, value=value).split()]
+
+
+# section scheduled_sampling, written in every way: (settings) -> (file, its name, command line)
+WRITTEN = {
+    "nested": lambda settings: ({"scheduled_sampling": settings}, "x.yaml", []),
+    "nested, flat names": lambda settings: (
+        {"scheduled_sampling": {f"scheduled_sampling_{key}": value for key, value in settings.items()}},
+        "x.yaml",
+        [],
+    ),
+    "flat": lambda settings: ({f"scheduled_sampling_{key}": v for key, v in settings.items()}, "x.yaml", []),
+    "json": lambda settings: (json.dumps({"scheduled_sampling": settings}), "x.json", []),
+    "command, dotted": lambda settings: ("{}", "x.yaml", options("--scheduled_sampling.{key} {value}", settings)),
+    "command, flat": lambda settings: ("{}", "x.yaml", options("--scheduled_sampling_{key} {value}", settings)),
+    "command, equals": lambda settings: ("{}", "x.yaml", options("--scheduled_sampling_{key}={value}", settings)),
+    "command, dashes": lambda settings: ("{}", "x.yaml", options("--scheduled-sampling-{key} {value}", settings)),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_scheduled_sampling_is_read_from_every_spelling(write, name):
+    document, file, command = WRITTEN[name](SET)
+    assert sampling(parse([write(document, file), "--trainer", "sft", *command]).training) == SET
+
+
+@pytest.mark.parametrize("cls", [ImprovedDiffuGRPOConfig, DiffusionSFTConfig])
+def test_scheduled_sampling_is_off_by_default(cls):
+    args = cls()
+    assert sampling(args) == {key: default for key, (default, _) in SAMPLING.items()}
+    assert (args.solver, args.prediction_type, args.flow_noise_scale) == ("euler", "masked", 1.0)
+    assert not args.scheduled_sampling_active
+    assert not args.reflexflow_on
+
+
+def test_every_option_of_scheduled_sampling_is_in_the_table():
+    names = {f.name for f in fields(DiffusionSFTConfig) if f.metadata.get("section") == "scheduled_sampling"}
+    assert names == {f"scheduled_sampling_{key}" for key in SAMPLING}
+
+
+def test_a_ramp_may_start_or_end_at_probability_0(write):
+    up = write({"scheduled_sampling": {"ramp_steps": 8, "max_step_offset": 4, "prob_start": 0.2, "prob_end": 0.3}})
+    down = write(f"{SFT}{ON}scheduled_sampling: {{ramp_steps: 8, prob_start: 0.3, prob_end: 0}}", "down.yaml")
+    for argv, ends in (
+        ([up, "--trainer", "sft", "--scheduled_sampling.prob_start", "0.0"], (0.0, 0.3)),
+        ([down], (0.3, 0.0)),
+    ):
+        training = parse(argv).training
+        assert (training.scheduled_sampling_prob_start, training.scheduled_sampling_prob_end) == ends
+        assert training.scheduled_sampling_active
+
+
+def test_config_and_core_agree_on_when_scheduled_sampling_is_active():
+    for offset, probability, ramp in itertools.product((0, 3), (0.0, 0.5), (0, 7)):
+        args = DiffusionSFTConfig(
+            scheduled_sampling_max_step_offset=offset,
+            scheduled_sampling_probability=probability,
+            scheduled_sampling_ramp_steps=ramp,
+        )
+        core = ScheduledSampling(max_step_offset=offset, probability=probability, ramp_steps=ramp)
+        assert args.scheduled_sampling_active == core.active == (offset > 0 and (probability > 0 or ramp > 0))
+
+
+@pytest.mark.parametrize(
+    ("text", "switch", "on"),
+    [
+        (SFT + ON, "null", False),
+        (SFT + ON, "false", False),
+        (SFT + ON, "true", True),
+        (FLOW + ON, "null", True),
+        (FLOW + ON, "false", False),
+        (FLOW + ON, "true", True),
+        (FLOW, "null", False),
+        (FLOW, "false", False),  # an opt-out where there is nothing to opt out of
+        ("", "false", False),
+    ],
+)
+def test_reflexflow_is_on_for_flow_matching_unless_told_otherwise(write, text, switch, on):
+    training = parse([write(f"{text}seed: 1"), f"--scheduled_sampling_reflexflow={switch}"]).training
+    assert training.scheduled_sampling_reflexflow is yaml.safe_load(switch)
+    assert training.reflexflow_on is on
+
+
+ALLOWED = {
+    "off: no offset": f"{SFT}scheduled_sampling: {{probability: 1, ramp_steps: 10}}",
+    "off: no probability": "scheduled_sampling: {max_step_offset: 128}",
+    "grpo on forward states": f"{ON}loss: {{source: forward}}",
+    "sft": f"{SFT}{ON}scheduled_sampling: {{visible_loss: 1, reflexflow: true, reflexflow_alpha: 0}}",
+    "longest offset": f"{SFT}{ON}generation: {{steps: 4}}",
+    "ancestral solver": "generation: {sampler: ancestral, solver: rk4}",
+    "flow matching": f"{FLOW}{ON}generation: {{solver: unipc}}\nscheduled_sampling: {{reflexflow_beta2: 3}}",
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_what_is_allowed_round_trips_through_its_description(write, name):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "scheduled_sampling", UserWarning)
+        first = parse([write(ALLOWED[name])])
+    again = parse([write(first.describe(), "again.yaml")])
+    assert again.describe() == first.describe()
+    assert again.training.to_dict() == first.training.to_dict()
+    assert sampling(again.training) == sampling(first.training)
+
+
+def test_description_names_every_option_of_scheduled_sampling(write):
+    described = parse([write(SFT), *options("--scheduled_sampling_{key} {value}", SET)]).describe()
+    assert described == {"trainer": "sft", "scheduled_sampling": SET}
+    assert sampling(parse([write(described)]).training) == SET
+
+
+def test_fully_self_generated_states_are_warned_about(write):
+    path = write(SFT + ON)
+    with pytest.warns(UserWarning, match="scheduled_sampling.probability=1.0: .*Huszar 2015") as caught:
+        parse([path, "--scheduled_sampling_probability", "1"])
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "scheduled_sampling", UserWarning)
+        parse([path, "--scheduled_sampling_probability", "0.99"])
+        parse([path, "--scheduled_sampling_probability", "1", "--scheduled_sampling.ramp_steps", "9"])
+        parse([path, "--scheduled_sampling_probability", "1", "--scheduled_sampling.max_step_offset", "0"])
 
 
 def test_null_is_the_default(write):
