@@ -168,7 +168,7 @@ class CanvasStep(ReverseStep):
 def count_matched(canvas: Canvas, transition: Transition) -> None:
     """Reveal the best-scored positions until round(L_block * mask_prob) are left."""
     masked = canvas.masked
-    left = round(masked.size(1) * canvas.owner.schedule.mask_prob(transition.to).item())
+    left = canvas.owner.masked_at(transition.to)
     count = int(masked.sum(dim=1).max()) - left  # equal in all rows that are still being written
     if count <= 0:
         return
@@ -210,7 +210,7 @@ def revise(canvas: Canvas, transition: Transition) -> None:
     not train; `core.scheduled_sampling` says how to.
     """
     masked = canvas.masked
-    left = round(masked.size(1) * canvas.owner.schedule.mask_prob(transition.to).item())
+    left = canvas.owner.masked_at(transition.to)
     rows = canvas.alive.unsqueeze(1).expand_as(masked)
     if left == masked.size(1) or (left == 0 and not bool(masked.any())):
         return
@@ -317,6 +317,10 @@ class DiffusionGenerator:
         """Whether commit log-probs are the denoiser's own and multiply to the probability of the path."""
         chosen = not self.sampler.selects or self.selection.exact
         return self.sampler.final and self.temperature > 0 and chosen and self.solver.exact
+
+    def masked_at(self, t: int | Int[Tensor, ""]) -> int:
+        """Tokens of a block that stay masked at a timestep where counts are matched to the schedule."""
+        return round(self.block_length * self.schedule.mask_prob(t).item())
 
     def grid(self) -> list[int]:
         """The timesteps that a block visits, all masked (T + 1) to clean (-1)."""

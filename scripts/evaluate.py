@@ -6,7 +6,6 @@ The config says how completions are generated and where the problems come from; 
 """
 
 import json
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -18,13 +17,8 @@ from trainers.experiment import build_evaluator, environment, load_experiment_po
 
 
 def main(argv: list[str]) -> None:
-    own = OptionParser()
-    own.add_argument("--split", default="test", choices=("train", "validation", "test"))
-    own.add_argument("--json", type=Path, default=None, help="also write the numbers to this file")
-    options, rest = own.parse_known_args(argv)
+    options, rest = OptionParser().parse_measurement(argv)
     config = parse(rest)
-    if options.json:  # fails now rather than after the work
-        options.json.parent.mkdir(parents=True, exist_ok=True)
 
     task, splits = load_task(config.task)
     policy = load_experiment_policy(config, splits["train"])

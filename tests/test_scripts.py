@@ -166,6 +166,19 @@ def test_sft_run_leaves_report_curves_results_config_and_weights(write):
     check_outputs(work, start("train.py", "config.yaml", cwd=work), trainer="sft")
 
 
+def test_fresh_weights_depend_on_the_seed_alone(write):
+    work, finals = write("sft"), []
+    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+        torch.rand(1)  # forks inherit this process's random state: let it differ
+        fork(
+            "train.py", "config.yaml", "--model.name_or_path", "tiny", "--from_scratch", "true", "--max_steps", 1,
+            "--task.test_size", 2, "--seed", seed, "--output_dir", name, cwd=work,
+        )  # fmt: skip
+        finals.append(load_file(work / name / "model" / "model.safetensors")["lm_head.weight"])
+    first, again, other = finals
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
 def test_evaluation_of_a_trained_model_prints_and_writes_its_accuracy(grpo):
     work, _ = grpo
     stdout = fork(
@@ -200,3 +213,38 @@ def test_real_gsm8k_files_train(write):
     losses = [entry for entry in results["log_history"] if "grad_norm" in entry]
     assert len(losses) == 3 and any(entry["grad_norm"] > 0 for entry in losses)
     assert "4 held-out problems" in (work / "out" / "report.md").read_text()
+
+
+def test_measured_tables_are_printed_and_written(write):
+    work = write("sft")
+    stdout = fork(
+        "measure_sampling.py", "config.yaml", "--task.test_size", 8, "--scheduled_sampling.sampler", "euler",
+        "--offsets", 0, 2, "--steps", 2, "full", "--repeats", 2, "--json", "numbers/table.json", cwd=work,
+    )  # fmt: skip
+    record = json.loads((work / "numbers" / "table.json").read_text())
+    assert record["split"] == "test" and record["repeats"] == 2 and record["environment"]["trl"].startswith("1.16")
+    assert record["config"]["scheduled_sampling"] == {"sampler": "euler"}
+    assert list(record["tables"]) == ["exposure", "steps", "solvers"]
+    lines, expected = stdout.splitlines(), []
+    for row in record["tables"]["exposure"]["rows"]:
+        bias = row["bias"]
+        expected.append((
+            str(row["offset"]), f"{row['clean']:.2f} ({row['clean_per_token']:.3f})", f"{row['rolled_out']:.2f} (",
+            f"{bias['value']:+.2f} [{bias['low']:+.2f}, {bias['high']:+.2f}]",
+        ))  # fmt: skip
+    for row in record["tables"]["steps"]["rows"]:
+        expected.append((str(row["steps"]), *(f"{row[mode]['forwards']:.2f}" for mode in ("sampled", "greedy"))))
+    for row in record["tables"]["solvers"]["rows"]:
+        accuracy = row["sampled"]["accuracy"]
+        expected.append(
+            (
+                f"{row['sampled']['forwards']:.2f}",
+                row["solver"],
+                f"{accuracy['value']:.1%} [{100 * accuracy['low']:.1f}",
+            )
+        )
+    assert [row["label"] for row in record["tables"]["steps"]["rows"]] == ["2", "full"]
+    assert len(expected) == 2 + 2 + 2 * 4
+    for cells in expected:
+        assert any(all(cell in line for cell in cells) for line in lines), cells
+    assert all(table["title"] in stdout for table in record["tables"].values())

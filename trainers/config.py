@@ -244,6 +244,9 @@ class DiffusionArguments(ScheduledSamplingArguments):
     def _check_solver(self) -> None:
         solves = SAMPLERS[self.sampler].solves or self.prediction_type == "flow_matching"
         only_with(self, ["solver"], solves, "generation.sampler=ancestral or loss.prediction_type=flow_matching")
+        timed = self.masking_strategy_type == "diffusion" or not SAMPLERS[self.sampler].timed
+        reason = f"'diffusion' for generation.sampler={self.sampler}, which masks by timestep"
+        require(self, "masking_strategy_type", timed, reason)
 
     def _check_flow_matching(self) -> None:
         flows, flow, masked = self.prediction_type == "flow_matching", "flow matching", "loss.prediction_type=masked"

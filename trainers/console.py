@@ -3,6 +3,7 @@
 import argparse
 import sys
 import warnings
+from pathlib import Path
 from typing import Any, NoReturn
 
 import datasets
@@ -20,6 +21,8 @@ SHOWN = {
     "rewards/correctness/mean": ("correct", "{:.3f}"),
     "nelbo": ("nelbo", "{:.2f}"),
     "nelbo_standard_error": ("±", "{:.2f}"),
+    "cross_entropy": ("cross-entropy", "{:.3f}"),
+    "scheduled_sampling/exposure_bias": ("exposure bias", "{:.2f}"),
     "kl": ("kl", "{:.4f}"),
     "ratio_log_std": ("ratio std", "{:.4f}"),
     "entropy": ("entropy", "{:.3f}"),
@@ -75,6 +78,15 @@ class OptionParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
+
+    def parse_measurement(self, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Adds what every script that measures has, --split and --json; what is left is the config's."""
+        self.add_argument("--split", default="test", choices=("train", "validation", "test"))
+        self.add_argument("--json", type=Path, default=None, help="also write the numbers to this file")
+        options, rest = self.parse_known_args(argv)
+        if options.json:  # fails now rather than after the work
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+        return options, rest
 
 
 def main_or_one_line(main: Any) -> None:

@@ -12,6 +12,7 @@ import copy
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,11 +25,14 @@ from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler, disable_dropout_in_model, pad
 
 from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
+from core.denoiser import ModelDenoiser
 from core.nelbo import Draws, NELBOEstimate
+from core.scheduled_sampling import RollOut
 from core.trajectory import Trajectory
 from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, check_supported
+from trainers.exposure import bounds_apart, log_follows, rollout_metrics
 from trainers.models import Policy
-from trainers.objects import build_generator, build_loss, build_masking
+from trainers.objects import build_generator, build_loss, build_masking, build_scheduled_sampling
 from trainers.randomness import generator_at
 from trainers.rewards import checked
 
@@ -104,6 +108,7 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         self.nelbo_loss = build_loss(args)
         self.masking_strategy = build_masking(args)
         self.schedule = sync_masking_with_nelbo(self.masking_strategy, self.nelbo_loss)
+        self.scheduled = build_scheduled_sampling(args)
         self._pending: dict[str, Any] | None = None  # the rollout being scored by super()
         self._current: dict[str, Any] | None = None  # what `_compute_loss` scores
         self._eval_batches = 0
@@ -155,19 +160,19 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         prompts = [torch.tensor(ids) for ids in prompt_ids]
         padded = pad(prompts, padding_value=self.policy.tokenizer.pad_token_id, padding_side="left")
         mask = pad([torch.ones_like(ids) for ids in prompts], padding_value=0, padding_side="left")
-        device = self.accelerator.device
-        trajectory = self._rollout(padded.to(device), mask.to(device))
-        self._pending = {
-            CANVAS: self.nelbo_loss.canvas(trajectory),
-            "draws": self._draw(trajectory, prompt_length=padded.size(1)),
-        }
-        self._log_rollout(trajectory, time.perf_counter() - started)
+        prompts = padded.to(self.accelerator.device), mask.to(self.accelerator.device)
+        with self._sampling() as denoiser:
+            trajectory = self._rollout(denoiser, *prompts)
+            self._log_rollout(trajectory, time.perf_counter() - started)
+            canvas, draws = self.nelbo_loss.canvas(trajectory), self._draw(trajectory, padded.size(1))
+            if self.scheduled.active and self.model.training:
+                draws = [self._roll_out(denoiser, *prompts, canvas, drawn, i) for i, drawn in enumerate(draws)]
+        self._pending = {CANVAS: canvas, "draws": Draws.stack(draws)}
         return trajectory.completions(), None
 
-    def _rollout(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Trajectory:
-        """Denoise in micro-batches, in eval mode, on gathered parameters."""
-        noise = generator_at(*self._position("rollout"), self.accelerator.process_index, device=prompt_ids.device)
-        size = self.args.per_device_train_batch_size
+    @contextmanager
+    def _sampling(self) -> Iterator[ModelDenoiser]:
+        """The policy as a sampler calls it: beneath its wrappers, on gathered parameters."""
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
@@ -176,41 +181,92 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
             ) as model,
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
         ):
-            was_training = model.training
-            model.eval()
-            sampler = build_generator(
-                self.args,
-                self.policy.denoiser(model),
-                self.schedule,
-                self.masking_strategy,
-                eos_id=self.policy.tokenizer.eos_token_id,
-            )
+            yield self.policy.denoiser(model)
+
+    def _rollout(self, denoiser: ModelDenoiser, prompt_ids: Tensor, prompt_mask: Tensor) -> Trajectory:
+        """Denoise in micro-batches, in eval mode."""
+        noise = generator_at(*self._position("rollout"), self.accelerator.process_index, device=prompt_ids.device)
+        size = self.args.per_device_train_batch_size
+        eos_id = self.policy.tokenizer.eos_token_id
+        sampler = build_generator(self.args, denoiser, self.schedule, self.masking_strategy, eos_id=eos_id)
+        with denoiser.evaluating():
             parts = [
                 sampler.generate(ids, mask, noise)
                 for ids, mask in zip(prompt_ids.split(size), prompt_mask.split(size), strict=True)
             ]
-            model.train(was_training)
         return Trajectory.cat(parts)
 
-    def _draw(self, trajectory: Trajectory, prompt_length: int) -> Draws:
-        """The states of every iteration over this batch, (B, I, ...); a rank draws its share of the global batch."""
+    def _draw(self, trajectory: Trajectory, prompt_length: int) -> list[Draws]:
+        """The states of every iteration over this batch; a rank draws its share of the global batch."""
         iterations = self.num_iterations if self.model.training else 1
         batch_size, length = trajectory.ids.shape
-        return Draws.stack(
-            [
-                self.nelbo_loss.draw(
+        return [
+            self.nelbo_loss.draw(
+                self.masking_strategy,
+                batch_size,
+                length,
+                prompt_length,
+                generator_at(*self._position("states"), i),
+                device=trajectory.ids.device,
+                trajectory=trajectory,
+                share=(self.accelerator.process_index, self.accelerator.num_processes),
+            )
+            for i in range(iterations)
+        ]
+
+    def _roll_out(
+        self,
+        denoiser: ModelDenoiser,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        canvas_ids: Tensor,
+        draws: Draws,
+        iteration: int,
+    ) -> Draws:
+        """Scheduled sampling of the drawn states, in micro-batches; old, reference and current policy share them."""
+        started, size = time.perf_counter(), self.args.per_device_train_batch_size
+        position = (*self._position("scheduled_sampling"), iteration, self.accelerator.process_index)
+        noise = generator_at(*position, device=canvas_ids.device)
+        parts = []
+        for start in range(0, len(canvas_ids), size):
+            rows = slice(start, start + size)
+            parts.append(
+                self.scheduled.roll_out(
+                    denoiser,
                     self.masking_strategy,
-                    batch_size,
-                    length,
-                    prompt_length,
-                    generator_at(*self._position("states"), i),
-                    device=trajectory.ids.device,
-                    trajectory=trajectory,
-                    share=(self.accelerator.process_index, self.accelerator.num_processes),
+                    prompt_ids[rows],
+                    prompt_mask[rows],
+                    canvas_ids[rows],
+                    draws.rows(rows),
+                    self.state.global_step,
+                    noise,
+                    self.args.temperature,
                 )
-                for i in range(iterations)
-            ]
+            )
+        rollout = RollOut.cat(parts)
+        seconds = time.perf_counter() - started
+        self._seconds["scheduled_sampling"] += seconds
+        metrics = rollout_metrics(
+            rollout,
+            self.scheduled,
+            self.state.global_step,
+            seconds,
+            log_follows(self.state, self._steps_per_rollout),
+            self.nelbo_loss,
+            denoiser,
+            (prompt_ids, prompt_mask, canvas_ids),
+            self.args.temperature,
+            size,
         )
+        for name, value in metrics.items():  # ranks may differ in what they have: the main process's are shown
+            self._metrics["train"][name].append(value)
+        return rollout.draws
+
+    @property
+    def _steps_per_rollout(self) -> int:
+        """Optimiser steps until the next rollout, at least 1."""
+        micro_steps = self.args.steps_per_generation * self.num_iterations
+        return max(1, micro_steps // self.args.gradient_accumulation_steps)
 
     def _position(self, purpose: str) -> tuple[int | str, ...]:
         """Where the run stands: all that its randomness may depend on."""
@@ -254,7 +310,7 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         prompt_ids, prompt_mask = input_ids[:, :-logits_to_keep], attention_mask[:, :-logits_to_keep]
         if self._current is not None:
             estimate = self._score(model, prompt_ids, prompt_mask, self._current[CANVAS], self._current["draws"])
-            self._log_estimate(estimate, self._current["old_per_token_logps"], attention_mask[:, -logits_to_keep:])
+            self._log_estimate(estimate, self._current, attention_mask[:, -logits_to_keep:])
             self._seconds["scoring"] += time.perf_counter() - started
             return estimate.per_token_logps[:, :logits_to_keep], estimate.entropies[:, :logits_to_keep], None
 
@@ -311,13 +367,19 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         metrics["rollout/tokens_per_second"].append(tokens / seconds)
         metrics["rollout/forwards_per_completion"].append(self._mean(trajectory.forwards.float()))
 
-    def _log_estimate(self, estimate: NELBOEstimate, old_logps: Tensor | None, completion_mask: Tensor) -> None:
+    def _log_estimate(self, estimate: NELBOEstimate, current: dict[str, Any], completion_mask: Tensor) -> None:
         """The bound with its error, and the spread of the ratios that go into the loss."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         bound, error = estimate.sequence_bound.detach(), estimate.standard_error
-        gathered = self.accelerator.gather(error)
-        metrics["nelbo"].append(self._mean(bound))
-        metrics["nelbo_standard_error"].append((gathered.square().sum().sqrt() / gathered.numel()).item())
+        moved, old_logps = current["draws"].rolled_out, current["old_per_token_logps"]
+        if moved is None:
+            moved = torch.zeros_like(bound, dtype=torch.bool)
+        bound, error, moved = (self.accelerator.gather(values) for values in (bound, error, moved))
+        for name, value in bounds_apart(bound, moved).items():
+            metrics[name].append(value)
+        if not bool(moved.all()):
+            error = error[~moved]
+            metrics["nelbo_standard_error"].append((error.square().sum().sqrt() / error.numel()).item())
         if old_logps is not None:
             width = completion_mask.size(1)
             scored = (estimate.token_weight[:, :width] > 0) & completion_mask.bool()
@@ -339,7 +401,8 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         self._seconds["backward"] += time.perf_counter() - self._loss_done
         if self._step % self.current_gradient_accumulation_steps == 0:
             metrics = self._metrics["train"]
-            for part in ("rollout", "scoring", "backward"):
+            parts = ("rollout", "scoring", "backward", *(["scheduled_sampling"] if self.scheduled.active else []))
+            for part in parts:
                 metrics[f"time/{part}"].append(self._seconds[part])
             metrics["loss/tokens_per_second"].append(
                 self._tokens

@@ -62,13 +62,27 @@ class Policy:
     def denoiser(self, model: nn.Module | None = None) -> ModelDenoiser:
         """A denoiser on this policy's model, or on another one of the same kind (wrapped, or the reference)."""
         model = self.model if model is None else model
-        return ModelDenoiser(model, self.mask_id, head=vocabulary_head(model), logit_shift=self.logit_shift)
+        return ModelDenoiser(
+            model,
+            self.mask_id,
+            head=vocabulary_head(model),
+            logit_shift=self.logit_shift,
+            embedding=token_embedding(model),
+        )
 
 
 def vocabulary_head(model: nn.Module) -> nn.Module | None:
     """The module whose output is the logits, beneath any wrapper (DDP, LoRA); None if the model does not say."""
-    inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    return inner.get_output_embeddings()
+    return _inner(model).get_output_embeddings()
+
+
+def token_embedding(model: nn.Module) -> nn.Module | None:
+    """The module that embeds the tokens, beneath any wrapper."""
+    return _inner(model).get_input_embeddings()
+
+
+def _inner(model: nn.Module) -> PreTrainedModel:
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def load_policy(arguments: ModelArguments, corpus: Iterable[str] = ()) -> Policy:

@@ -1,10 +1,13 @@
 """From one flat config to the objects of core: the one place where option names meet constructor arguments."""
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoiser import Denoiser
+from core.denoiser import EmbeddingDenoiser
+from core.flow_matching import FlowGenerator
 from core.generator import DiffusionGenerator
 from core.masking_strategy import MASKING_STRATEGIES, DiffusionMaskingStrategy, MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
+from core.reflexflow import ReflexFlow
+from core.scheduled_sampling import ScheduledSampling
 from trainers.config import DiffusionArguments
 
 
@@ -37,15 +40,51 @@ def build_masking(args: DiffusionArguments) -> MaskingStrategy:
     return strategy(args.p_mask_prompt)
 
 
+def build_scheduled_sampling(args: DiffusionArguments) -> ScheduledSampling:
+    """What the scheduled_sampling section describes; inactive unless asked for."""
+    return ScheduledSampling(
+        max_step_offset=args.scheduled_sampling_max_step_offset,
+        probability=args.scheduled_sampling_probability,
+        ramp_steps=args.scheduled_sampling_ramp_steps,
+        prob_start=args.scheduled_sampling_prob_start,
+        prob_end=args.scheduled_sampling_prob_end,
+        start_step=args.scheduled_sampling_start_step,
+        ramp_shape=args.scheduled_sampling_ramp_shape,
+        strategy=args.scheduled_sampling_strategy,
+        sampler=args.scheduled_sampling_sampler,
+    )
+
+
+def build_reflexflow(args: DiffusionArguments) -> ReflexFlow | None:
+    """ReflexFlow's weights, or None where its losses are off."""
+    if not args.reflexflow_on:
+        return None
+    return ReflexFlow(
+        alpha=args.scheduled_sampling_reflexflow_alpha,
+        beta1=args.scheduled_sampling_reflexflow_beta1,
+        beta2=args.scheduled_sampling_reflexflow_beta2,
+    )
+
+
 def build_generator(
     args: DiffusionArguments,
-    denoiser: Denoiser,
+    denoiser: EmbeddingDenoiser,
     schedule: AlphaSchedule,
     masking: MaskingStrategy,
     eos_id: int,
     temperature: float | None = None,
-) -> DiffusionGenerator:
+) -> DiffusionGenerator | FlowGenerator:
     """The sampler that the generation section describes; ``temperature`` overrides it (evaluation)."""
+    if args.prediction_type == "flow_matching":
+        return FlowGenerator(
+            denoiser,
+            schedule,
+            canvas_length=args.max_completion_length,
+            solver=args.solver,
+            noise_scale=args.flow_noise_scale,
+            temperature=args.temperature if temperature is None else temperature,
+            eos_id=eos_id,
+        )
     return DiffusionGenerator(
         denoiser,
         schedule,
@@ -54,6 +93,7 @@ def build_generator(
         block_length=args.block_length,
         sampler=args.sampler,
         selection=args.selection,
+        solver=args.solver,
         temperature=args.temperature if temperature is None else temperature,
         eos_id=eos_id,
     )

@@ -30,7 +30,7 @@ ABSENT = "–"  # noqa: RUF001 (an en dash in an empty cell)
 
 # Keys of the log that say where a row stands, not how training goes; "train_..." is the summary's own.
 BOOKKEEPING = {"step", "epoch", "total_flos", "num_tokens", "num_input_tokens_seen"}
-TIMED = ("rollout", "scoring", "backward")
+TIMED = ("rollout", "scoring", "scheduled_sampling", "backward")
 
 # key in the log -> column of the table, in order; the rewards' own means follow "reward"
 LABELS = {
@@ -40,6 +40,10 @@ LABELS = {
     "kl": "KL (nats per token)",
     "ratio_log_std": "log ratio, r.m.s. (nats per token)",
     "entropy": "entropy (nats per token)",
+    "cross_entropy": "cross-entropy (nats per token)",
+    "scheduled_sampling/probability": "rollout probability",
+    "scheduled_sampling/accuracy": "self-revealed accuracy",
+    "scheduled_sampling/exposure_bias": "exposure bias (nats, see docs)",
     "completions/mean_length": "length (tokens)",
     "rollout/forwards_per_completion": "forwards per completion",
     "rollout/tokens_per_second": "rollout tokens/s",
@@ -49,7 +53,8 @@ LABELS = {
 # group of the terminal's table -> beginnings of its keys; the first group that fits takes a key
 GROUPS = {
     "reward": ("reward", "frac_reward"),
-    "bound": ("nelbo",),
+    "bound": ("nelbo", "cross_entropy"),
+    "scheduled sampling": ("scheduled_sampling/",),
     "ratio": ("kl", "ratio", "clip_ratio", "sampling/", "entropy"),
     "rollout": ("rollout/", "completions/"),
     "time": ("step_time", "time/", "loss/"),
@@ -161,13 +166,16 @@ def sft_curves_png(log_history: Log, path: str | Path) -> None:
     figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     loss, bound = figure.subplots(1, 2)
-    _label(loss, "Loss", "NELBO (nats per canvas token)")
+    _label(loss, "Loss", "nats per canvas token")
     _draw_line(loss, rows, "loss", BLUE, label="training")
     if _has(log_history, "eval_loss"):
         _draw_line(loss, log_history, "eval_loss", RED, label="validation")
     if loss.has_data():
         loss.legend()
-    _draw_bound(bound, rows)
+    if _has(rows, "cross_entropy"):
+        _draw_cross_entropy(bound, rows)
+    else:
+        _draw_bound(bound, rows)
     _finish(figure, path)
 
 
@@ -207,14 +215,28 @@ def _draw_rewards(axes: Axes, rows: Log) -> None:
 
 def _draw_bound(axes: Axes, rows: Log) -> None:
     _label(axes, "Bound on -log p(completion)", "NELBO (nats per completion)")
-    _draw_line(axes, rows, "nelbo", BLUE, label="NELBO")
+    rolled_out = "scheduled_sampling/nelbo_rolled_out"
+    if _has(rows, "nelbo") or not _has(rows, rolled_out):
+        _draw_line(axes, rows, "nelbo", BLUE, label="NELBO")
     both = [row for row in rows if _is_number(row.get("nelbo")) and _is_number(row.get("nelbo_standard_error"))]
     if both:
         steps, bound = _series(both, "nelbo")
         band = Z95 * _series(both, "nelbo_standard_error")[1]
         label = f"± {Z95} Monte-Carlo standard errors"
         axes.fill_between(steps, bound - band, bound + band, color=BLUE, alpha=0.2, linewidth=0, label=label)
+    if _has(rows, rolled_out):
+        _draw_line(axes, rows, rolled_out, RED, label="the same at rolled-out states (no bound)", width=1.2)
+    if both or _has(rows, rolled_out):
         axes.legend()
+
+
+def _draw_cross_entropy(axes: Axes, rows: Log) -> None:
+    _label(axes, "Flow matching", "cross-entropy (nats per token)")
+    _draw_line(axes, rows, "cross_entropy", BLUE, label="on the path")
+    rolled_out = "scheduled_sampling/cross_entropy_rolled_out"
+    if _has(rows, rolled_out):
+        _draw_line(axes, rows, rolled_out, RED, label="at rolled-out states", width=1.2)
+    axes.legend()
 
 
 def _draw_held_out(axes: Axes, held_out: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
-"""Supervised fine-tuning of a masked diffusion model: the forward-process NELBO of given completions."""
+"""Supervised fine-tuning of a diffusion model on given completions, see `trainers.objectives`."""
 
+import time
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from trl import SFTTrainer
 from core.masking_strategy import sync_masking_with_nelbo
 from core.nelbo import TrajectoryNELBOLoss
 from trainers.config import ConfigError, DiffusionSFTConfig, check_supported
+from trainers.exposure import SCHEDULED, log_follows
 from trainers.models import Policy
+from trainers.objectives import OBJECTIVES, MicroStep
 from trainers.objects import build_loss, build_masking
-from trainers.randomness import generator_at
 
 IGNORED = -100  # label that TRL puts on prompt tokens
 
@@ -44,7 +46,7 @@ class DiffusionSFTTrainer(SFTTrainer):
     """`trl.SFTTrainer` with a diffusion loss.
 
     Keeps TRL's data preparation, PEFT and bookkeeping; overrides the collator (fixed EOS-filled canvas),
-    `compute_loss` (the NELBO, nats a token) and `prediction_step` (that loss on fixed noise).
+    `compute_loss` (an objective of `trainers.objectives`) and `prediction_step` (that loss on fixed noise).
 
     Args:
         policy: the model to train.
@@ -80,7 +82,9 @@ class DiffusionSFTTrainer(SFTTrainer):
         self.nelbo_loss: TrajectoryNELBOLoss = build_loss(args)
         self.masking_strategy = build_masking(args)
         sync_masking_with_nelbo(self.masking_strategy, self.nelbo_loss)
+        self.objective = OBJECTIVES[args.prediction_type](args, self.nelbo_loss, self.masking_strategy, policy)
         self._micro_step = 0
+        self._last_start: float | None = None
         _check_lengths(self.train_dataset, args.max_completion_length)
 
     def compute_loss(
@@ -90,21 +94,29 @@ class DiffusionSFTTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
-        """Mean NELBO of the batch in nats per canvas token, on noise drawn for this micro-step."""
-        where = ("train", self.state.global_step, self._micro_step) if model.training else ("eval", 0, 0)
+        """The objective on noise drawn for this micro-step, in nats per canvas token."""
+        training, state = model.training, self.state
+        self._log_step_time(training)
+        where = ("train", state.global_step, self._micro_step) if training else ("eval", 0, 0)
         self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
-        estimate = self.nelbo_loss(
-            self.policy.denoiser(model),
-            self.masking_strategy,
-            inputs["prompt_ids"],
-            inputs["prompt_mask"],
-            inputs["completion_ids"],
-            generator_at(self.args.seed, *where, self.accelerator.process_index),
-            temperature=self.args.temperature,
+        at = MicroStep(
+            position=(self.args.seed, *where, self.accelerator.process_index),
+            step=state.global_step if training else None,
+            measure=training and log_follows(state),
+            denoiser=self.policy.denoiser(model),
+            walker=self.policy.denoiser(self.accelerator.unwrap_model(model)),
         )
-        mode = "train" if model.training else "eval"
-        self._metrics[mode]["nelbo"].append(estimate.sequence_bound.mean().item())
-        return estimate.sequence_bound.mean() / inputs["completion_ids"].size(1)
+        loss, metrics = self.objective(at, inputs["prompt_ids"], inputs["prompt_mask"], inputs["completion_ids"])
+        for name, value in metrics.items():
+            self._metrics["train" if training else "eval"][name].append(value)
+        return loss
+
+    def _log_step_time(self, training: bool) -> None:
+        """Seconds from one micro-step's start to the next one's, in runs where part of it goes into rollouts."""
+        now = time.perf_counter()
+        if training and self.objective.scheduled.active and self._last_start is not None:
+            self._metrics["train"][SCHEDULED + "step_seconds"].append(now - self._last_start)
+        self._last_start = now if training else None  # an evaluation in between is no part of a step
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None

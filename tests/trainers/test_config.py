@@ -122,6 +122,11 @@ REFUSED = [
     ("generation: {block_length: 64, steps: 6}", [], ["generation.block_length=64", "here 4", "steps=6"]),
     ("masking: {p_mask_prompt: 1.1}", [], ["masking.p_mask_prompt=1.1", "[0, 1]"]),
     ("masking: {strategy_type: full}\nloss: {source: forward}", [], ["masking.strategy_type='full'", "no bound"]),
+    (
+        "masking: {strategy_type: full}\ngeneration: {sampler: ancestral}",
+        [],
+        ["masking.strategy_type='full'", "ancestral"],
+    ),
     ("model: {dtype: float8}", [], ["model.dtype='float8'", "bfloat16"]),
     ("model: {lora_r: 0}", [], ["model.lora_r=0", "at least 1"]),
     ("model: {lora_dropout: 1}", [], ["model.lora_dropout=1.0", "[0, 1)"]),

@@ -17,7 +17,7 @@ METRICS = ("loss", "grad_norm", "nelbo", "nelbo_standard_error", "kl", "entropy"
 class Scripted(ImprovedDiffuGRPOTrainer):
     """Rollouts that depend on the prompt and the row of the *global* batch alone: sampling noise differs by rank."""
 
-    def _rollout(self, prompt_ids, prompt_mask):
+    def _rollout(self, denoiser, prompt_ids, prompt_mask):
         batch, length = prompt_ids.size(0), self.args.max_completion_length
         eos = self.policy.tokenizer.eos_token_id
         ids, step_map = [], []
@@ -42,7 +42,7 @@ class Scripted(ImprovedDiffuGRPOTrainer):
 
 
 def train_and_save(make, processes, path):
-    """Train in this process, or in two forked ones; returns (metrics by step, weights) of each."""
+    """Train in this process, or in two forked ones; returns (metrics by step, weights, states of GRPO) of each."""
 
     def train():
         AcceleratorState._reset_state(reset_partial_state=True)  # the parent's says: one process
@@ -50,9 +50,12 @@ def train_and_save(make, processes, path):
         trainer = make(8 // processes)
         assert trainer.accelerator.num_processes == processes
         trainer.train()
-        logs = [[entry[key] for key in METRICS if key in entry] for entry in trainer.state.log_history[:-1]]
+        logs = [{key: entry[key] for key in METRICS if key in entry} for entry in trainer.state.log_history[:-1]]
         model = trainer.accelerator.unwrap_model(trainer.model)
-        record = {"logs": logs, "weights": model.state_dict(), "draws": trainer._buffered_inputs[0]["draws/hidden"]}
+        record = {"logs": logs, "weights": model.state_dict()}
+        if isinstance(trainer, ImprovedDiffuGRPOTrainer):
+            draws = trainer._buffered_inputs[0]
+            record |= {name: draws[f"draws/{name}"] for name in ("hidden", "shown") if f"draws/{name}" in draws}
         torch.save(record, path / f"{processes}-{trainer.accelerator.process_index}.pt")
 
     debug_launcher(train, num_processes=processes)
@@ -94,7 +97,44 @@ def test_two_processes_train_as_one(make_grpo, make_policy, splits, tokenizer, t
         for name, value in one["weights"].items():
             assert torch.allclose(rank["weights"][name], value, atol=2e-6), name
     assert not torch.equal(one["weights"]["lm_head.weight"], start["lm_head.weight"])
-    assert all(math.isfinite(value) for entry in one["logs"] for value in entry)
+    assert all(math.isfinite(value) for entry in one["logs"] for value in entry.values())
     # the two parts' states, one below the other and in any order (trl shuffles rows), are those of the whole
-    states = torch.cat([rank["draws"] for rank in two]).flatten(1).tolist()
-    assert sorted(states) == sorted(one["draws"].flatten(1).tolist())
+    states = torch.cat([rank["hidden"] for rank in two]).flatten(1).tolist()
+    assert sorted(states) == sorted(one["hidden"].flatten(1).tolist())
+
+
+ROLLED_OUT = {"scheduled_sampling_max_step_offset": 5, "scheduled_sampling_probability": 0.5}
+
+
+def test_two_processes_share_rolled_out_states_between_their_policies(make_grpo, tmp_path):
+    """Walks draw other tokens on each rank, so no run of one process is the same; ratio and weights still are."""
+
+    def make(batch):
+        options = {"nelbo_source": "forward", "num_iterations": 2, "beta": 0.1, **ROLLED_OUT}
+        return make_grpo(per_device_train_batch_size=batch, max_steps=2, learning_rate=0.0, **options)
+
+    ranks = train_and_save(make, 2, tmp_path)
+    assert len(ranks[0]["logs"]) == 2 and ranks[0]["logs"] == ranks[1]["logs"]
+    assert all(entry["kl"] == entry["ratio_log_max"] == 0.0 for entry in ranks[0]["logs"])
+    assert not torch.equal(ranks[0]["shown"], ranks[1]["shown"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scheduled_sampling_reflexflow": True, "scheduled_sampling_visible_loss": 0.5},
+        {"prediction_type": "flow_matching"},
+    ],
+    ids=["masked", "flow matching"],
+)
+def test_two_processes_whose_walks_differ_in_length_keep_equal_weights(make_sft, make_policy, tmp_path, options):
+    start = make_policy().model.state_dict()
+
+    def make(batch):
+        return make_sft(per_device_train_batch_size=batch, max_steps=4, **ROLLED_OUT, **options)
+
+    one, two = train_and_save(make, 2, tmp_path)
+    for name, value in one["weights"].items():
+        assert torch.equal(two["weights"][name], value), name
+        assert value.isfinite().all()
+    assert not torch.equal(one["weights"]["lm_head.weight"], start["lm_head.weight"])

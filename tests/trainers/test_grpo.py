@@ -2,7 +2,7 @@
 
 import copy
 import math
-from itertools import pairwise
+from itertools import combinations
 
 import pytest
 import torch
@@ -32,8 +32,8 @@ class Watching(ImprovedDiffuGRPOTrainer):
         self.trajectories, self.micro_batches, self.batches = [], [], []
         super().__init__(*args, **kwargs)
 
-    def _rollout(self, prompt_ids, prompt_mask):
-        self.trajectories.append(super()._rollout(prompt_ids, prompt_mask))
+    def _rollout(self, *args):
+        self.trajectories.append(super()._rollout(*args))
         return self.trajectories[-1]
 
     def _generate_and_score_completions(self, inputs):
@@ -296,7 +296,8 @@ def test_padding_of_a_prompt_changes_no_log_prob(make_watching, tokenizer):
     def log_probs(prompts):
         batch = tokenizer(prompts, padding=True, return_tensors="pt")
         count, length = batch["input_ids"].shape
-        own = {key: value.expand(count, *value.shape[1:]) for key, value in vars(draws).items()}
+        tensors = {key: value for key, value in vars(draws).items() if value is not None}
+        own = {key: value.expand(count, *value.shape[1:]) for key, value in tensors.items()}
         own["prompt_hidden"] = torch.zeros(count, 4, length, dtype=torch.bool)
         states = trainers.grpo.Draws(**own)
         score = trainer._score(
@@ -454,15 +455,16 @@ def test_evaluating_during_training_does_not_change_the_training(make_watching):
     assert equal(*finals)
 
 
-def test_equal_seeds_give_equal_weights_and_different_seeds_different_rollouts(make_watching):
+def test_equal_seeds_give_equal_weights_and_other_seeds_and_steps_other_states(make_watching):
     runs = [make_watching(max_steps=3, seed=seed, nelbo_source="forward") for seed in (0, 0, 1)]
     for trainer in runs:
         torch.manual_seed(0)  # the global state decides nothing but trl's shuffle of rows
         trainer.train()
     assert equal(state(runs[0].model), state(runs[1].model))
-    assert not torch.equal(runs[0].trajectories[0].ids, runs[2].trajectories[0].ids)
-    for first, second in pairwise(runs[0].batches):  # forward masks: of chance alone, not of weights or prompts
-        assert not torch.equal(first["draws/hidden"], second["draws/hidden"])
+    # forward masks come from chance alone, not from weights or prompts
+    states = [batch["draws/hidden"] for batch in (*runs[0].batches, runs[2].batches[0])]
+    for first, second in combinations(states, 2):
+        assert not torch.equal(first, second)
 
 
 def test_logged_metrics_are_complete(make_watching):
@@ -520,6 +522,22 @@ def test_a_rewarded_character_becomes_frequent(make_watching, source):
     trainer.train()
     rewards = [entry["reward"] for entry in trainer.state.log_history[:8]]
     assert rewards[0] < 0.1 and min(rewards[-2:]) > 0.7
+
+
+def test_rollouts_are_made_in_eval_mode_and_scores_in_train_mode(make_watching, monkeypatch):
+    trainer = make_watching(max_steps=1, beta=0.1, num_iterations=2)
+    roll, rolling, modes = trainer._rollout, [False], {True: set(), False: set()}
+
+    def rollout(*args):
+        rolling[0] = True
+        trajectory = roll(*args)
+        rolling[0] = False
+        return trajectory
+
+    monkeypatch.setattr(trainer, "_rollout", rollout)
+    trainer.model.register_forward_pre_hook(lambda module, args: modes[rolling[0]].add(module.training))
+    trainer.train()
+    assert modes == {True: {False}, False: {True}}
 
 
 def test_dropout_is_off_in_policy_and_reference(make_watching, make_policy):

@@ -47,9 +47,24 @@ def grpo_log(**overrides) -> list[dict]:
     return [*rows, {"step": 200, "eval_reward": 0.77}, SUMMARY]
 
 
-def sft_log() -> list[dict]:
-    rows = [{"step": s, "loss": 3.0 - s / 100, "nelbo": 150.0 - s / 2, "grad_norm": 1.0} for s in range(10, 110, 10)]
+def sft_log(**metrics) -> list[dict]:
+    """10 rows of an SFT run with further metrics, two evaluations, the summary; None leaves a metric out."""
+    rows = [
+        {"step": s, "loss": 3.0 - s / 100, "nelbo": 150.0 - s / 2, "grad_norm": 1.0, **metrics}
+        for s in range(10, 110, 10)
+    ]
+    rows = [{key: value for key, value in row.items() if value is not None} for row in rows]
     return [*rows, {"step": 50, "eval_loss": 2.75}, {"step": 100, "eval_loss": 2.25}, {**SUMMARY, "step": 100}]
+
+
+ROLLED_OUT = {
+    "scheduled_sampling/probability": 0.25,
+    "scheduled_sampling/accuracy": 0.375,
+    "scheduled_sampling/exposure_bias": 4.5,
+    "scheduled_sampling/nelbo_rolled_out": 120.0,
+    "scheduled_sampling/forwards": 5.0,
+}
+FLOW = {"nelbo": None, "cross_entropy": 2.125}
 
 
 def entry(value: float, low: float, high: float) -> dict[str, float]:
@@ -166,6 +181,25 @@ def test_kl_takes_the_place_of_the_ratio_where_it_was_logged(tmp_path):
     assert "log ratio" not in with_kl and "0.0123" in cells(with_kl, "200")
 
 
+def test_columns_of_scheduled_sampling_and_of_flow_matching_come_with_their_metrics(tmp_path):
+    ours = ("rollout probability", "self-revealed accuracy", "exposure bias")
+    plain = write(tmp_path, log_history=sft_log())
+    assert not any(label in plain for label in (*ours, "cross-entropy"))
+    masked = write(tmp_path, log_history=sft_log(**ROLLED_OUT))
+    assert all(label in masked for label in ours)
+    assert cells(masked, "100") == ["100", "2", "100", "0.25", "0.375", "4.5"]
+    flow = write(tmp_path, log_history=sft_log(**FLOW))
+    assert "cross-entropy (nats per token)" in flow and "NELBO" not in flow
+    assert cells(flow, "100") == ["100", "2", "2.125"]
+
+
+def test_time_of_scheduled_sampling_is_a_part_of_the_step_where_it_was_logged(tmp_path):
+    assert "scheduled_sampling" not in write(tmp_path)
+    report = write(tmp_path, log_history=grpo_log(**{"time/scheduled_sampling": 0.0625}))
+    assert cells(report, "scheduled_sampling") == ["scheduled_sampling", "0.0625", "2%"]
+    assert cells(report, "rest") == ["rest", "0.0625", "2%"]
+
+
 def test_model_text_cannot_break_out_of_its_cell(tmp_path):
     text = "a | b\n\n<<2*3=6>> `x` <script>\\|"
     report = write(tmp_path, samples=[{"prompt": "p", "after": text}])
@@ -267,6 +301,26 @@ def test_sft_curves_show_validation_only_when_there_was_one(tmp_path):
     assert ink(tmp_path / "with.png")[1] > ink(tmp_path / "without.png")[1]
 
 
+def test_sft_curves_show_the_loss_at_rolled_out_states_beside_the_bound(tmp_path):
+    pictures = [{}, ROLLED_OUT, ROLLED_OUT | {"scheduled_sampling/nelbo_rolled_out": 110.0}]
+    for i, metrics in enumerate(pictures):
+        sft_curves_png(sft_log(**metrics), tmp_path / f"{i}.png")
+        assert ink(tmp_path / f"{i}.png")[0] == (1200, 500)
+    assert ink(tmp_path / "1.png")[1] > ink(tmp_path / "0.png")[1] + 500
+    assert (tmp_path / "1.png").read_bytes() != (tmp_path / "2.png").read_bytes()
+
+
+def test_sft_curves_of_a_flow_show_its_cross_entropy_in_place_of_the_bound(tmp_path):
+    on_own = {"scheduled_sampling/cross_entropy_rolled_out": 2.5}
+    pictures = [FLOW, FLOW | {"cross_entropy": 2.0}, FLOW | on_own, FLOW | {"nelbo": 100.0}]
+    for i, metrics in enumerate(pictures):
+        sft_curves_png(sft_log(**metrics), tmp_path / f"{i}.png")
+    # equal values fill the same panel: the axes differ, and the bound is not drawn at all
+    assert (tmp_path / "0.png").read_bytes() != (tmp_path / "1.png").read_bytes()
+    assert ink(tmp_path / "2.png")[1] > ink(tmp_path / "0.png")[1] + 500
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / "3.png").read_bytes()
+
+
 def test_a_supervised_run_gets_the_supervised_picture(tmp_path):
     report = write(tmp_path, log_history=sft_log())
     assert ink(tmp_path / "curves.png")[0] == (1200, 500)
@@ -274,6 +328,13 @@ def test_a_supervised_run_gets_the_supervised_picture(tmp_path):
 
 
 # ---- the terminal ---------------------------------------------------------------------------------------------------
+
+
+def test_the_terminal_groups_scheduled_sampling_and_puts_cross_entropy_to_the_bound():
+    table = metrics_table(sft_log(**ROLLED_OUT, cross_entropy=2.125))
+    groups, metrics = (list(table.columns[i].cells) for i in range(2))
+    assert metrics[groups.index("bound") :][:2] == ["nelbo", "cross_entropy"]
+    assert metrics[groups.index("scheduled sampling") :][: len(ROLLED_OUT)] == list(ROLLED_OUT)
 
 
 def test_the_terminal_shows_the_last_value_of_each_metric_once():

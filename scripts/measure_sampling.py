@@ -1,0 +1,82 @@
+"""Exposure bias, and what steps and solvers bring for their cost, on held-out problems, with 95% intervals.
+
+    python scripts/measure_sampling.py configs/sft_scheduled_sampling_gsm8k.yaml --model.name_or_path runs/.../model
+
+Three tables, see `trainers.measurements`; --tables picks some of them. The config says how completions are generated
+and where the problems come from; every setting can be overridden.
+"""
+
+import json
+from functools import partial
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from trainers.config_parser import parse
+from trainers.console import OptionParser, main_or_one_line
+from trainers.experiment import environment, load_experiment_policy, load_task
+from trainers.measurements import FULL, Bench, Measurement, at_least, steps_option
+
+TABLES = ("exposure", "steps", "solvers")
+
+
+def main(argv: list[str]) -> None:
+    own = OptionParser()
+    own.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
+    own.add_argument("--offsets", nargs="+", default=[1, 2, 4, 7], type=partial(at_least, 0))
+    own.add_argument("--steps", nargs="+", default=[2, 4, 8, 16, FULL], type=steps_option)
+    own.add_argument("--repeats", default=1, type=partial(at_least, 1), help="average over so many sampling seeds")
+    options, rest = own.parse_measurement(argv)
+    config = parse(rest)
+
+    task, splits = load_task(config.task)
+    policy, problems = load_experiment_policy(config, splits["train"]), splits[options.split]
+    bench = Bench(config.training, policy, task, problems, config.training.seed, options.repeats)
+    counts = bench.counts(options.steps)
+    measure = {
+        "exposure": lambda: bench.exposure(options.offsets),
+        "steps": lambda: bench.steps(counts),
+        "solvers": lambda: bench.solvers(counts),
+    }
+
+    console, tables = Console(), {}
+    console.print(
+        f"{config.model.model_name_or_path} on {len(problems)} {options.split} problems "
+        f"({len(set(problems['cluster']))} independent clusters), temperature {config.training.temperature:g}, "
+        "95% intervals",
+        soft_wrap=True,
+    )
+    for name in dict.fromkeys(options.tables):
+        with console.status(f"measuring {name}"):
+            found = measure[name]()
+        show(console, found)
+        tables[name] = found.describe()
+    if options.json:
+        record = {
+            "config": config.describe(),
+            "split": options.split,
+            "repeats": options.repeats,
+            "environment": environment(),
+            "tables": tables,
+        }
+        options.json.write_text(json.dumps(record, indent=2))
+
+
+def show(console: Console, found: Measurement) -> None:
+    """The title and the rows as a table of at most 80 columns, then the notes."""
+    if found.rows:
+        console.print(found.title, style="bold", markup=False, soft_wrap=True)
+        table = Table(box=SIMPLE, collapse_padding=True, show_edge=False)
+        for heading in found.rows[0].HEADINGS:
+            table.add_column(heading, justify="right")
+        for row in found.rows:
+            table.add_row(*row.cells())
+        console.print(table)
+    for note in found.notes:
+        console.print(note, style="dim", markup=False, soft_wrap=True)
+    console.print()
+
+
+if __name__ == "__main__":
+    main_or_one_line(main)
