@@ -1,4 +1,4 @@
-"""Discrete diffusion for language models, torch only: one schedule, masks, bound, sampler, oracle."""
+"""Discrete diffusion for language models, torch only: one schedule, masks, bound, sampler, flow, oracle."""
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule, assert_schedules_consistent, sync_masking_with_nelbo
 from core.denoiser import Denoiser, EmbeddingDenoiser, ModelDenoiser
@@ -7,13 +7,16 @@ from core.generator import DiffusionGenerator
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import Draws, NELBOEstimate, TrajectoryNELBOLoss
 from core.reflexflow import ReflexFlow
+from core.scheduled_sampling import ScheduledSampling
 from core.selection import SELECTIONS
+from core.solvers import SOLVERS
 from core.trajectory import Trajectory
 
 __all__ = [
     "ODE_SOLVERS",
     "SCHEDULES",
     "SELECTIONS",
+    "SOLVERS",
     "AlphaSchedule",
     "Denoiser",
     "DiffusionGenerator",
@@ -27,6 +30,7 @@ __all__ = [
     "ModelDenoiser",
     "NELBOEstimate",
     "ReflexFlow",
+    "ScheduledSampling",
     "Trajectory",
     "TrajectoryNELBOLoss",
     "assert_schedules_consistent",

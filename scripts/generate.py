@@ -58,10 +58,10 @@ def main(argv: list[str]) -> None:
     trajectory = sampler.generate(batch["input_ids"], batch["attention_mask"], noise, observe=show)
     text = policy.tokenizer.decode(trajectory.completions()[0], skip_special_tokens=True)
     console.print(Text(text, style="bold"))
-    exactness = "exact" if trajectory.exact else "not a path log-probability of the model under this sampler"
+    logp = f"log p(path) = {trajectory.commit_logps[0].sum():.3f} nats"
     console.print(
         f"{int(trajectory.forwards[0])} forwards, finish reason {trajectory.finish_reason[0]}, "
-        f"log p(path) = {trajectory.commit_logps[0].sum():.3f} nats ({exactness})",
+        f"{logp if trajectory.exact else 'no exact log-probability of the path under this sampler'}",
         style="dim",
     )
 
