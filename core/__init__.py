@@ -2,10 +2,12 @@
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule, assert_schedules_consistent, sync_masking_with_nelbo
 from core.denoiser import Denoiser, EmbeddingDenoiser, ModelDenoiser
+from core.estimators import ESTIMATORS
 from core.flow_matching import ODE_SOLVERS, FlowDraws, FlowEstimate, FlowGenerator, FlowMatchingLoss
 from core.generator import DiffusionGenerator
+from core.likelihood import RATIOS, Draws, Likelihood, LikelihoodEstimate
 from core.masking_strategy import DiffusionMaskingStrategy
-from core.nelbo import Draws, NELBOEstimate, TrajectoryNELBOLoss
+from core.nelbo import TrajectoryNELBOLoss
 from core.reflexflow import ReflexFlow
 from core.scheduled_sampling import ScheduledSampling
 from core.selection import SELECTIONS
@@ -13,7 +15,9 @@ from core.solvers import SOLVERS
 from core.trajectory import Trajectory
 
 __all__ = [
+    "ESTIMATORS",
     "ODE_SOLVERS",
+    "RATIOS",
     "SCHEDULES",
     "SELECTIONS",
     "SOLVERS",
@@ -27,8 +31,9 @@ __all__ = [
     "FlowEstimate",
     "FlowGenerator",
     "FlowMatchingLoss",
+    "Likelihood",
+    "LikelihoodEstimate",
     "ModelDenoiser",
-    "NELBOEstimate",
     "ReflexFlow",
     "ScheduledSampling",
     "Trajectory",

@@ -23,8 +23,9 @@ from torch import Tensor
 from core.alpha_schedule import SCHEDULES, AlphaSchedule
 from core.denoiser import Denoiser
 from core.generator import DiffusionGenerator
+from core.likelihood import Draws, noisy_prompts
 from core.masking_strategy import MaskingStrategy, uniform
-from core.nelbo import Draws, TrajectoryNELBOLoss, noisy_prompts
+from core.nelbo import TrajectoryNELBOLoss
 from core.solvers import SOLVERS
 
 # Offsets k in 0..K from a uniform number in [0, 1): where on the trajectory the model takes over.

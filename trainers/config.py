@@ -12,12 +12,16 @@ file. The known names of schedules, samplers etc. are read from the dicts of `co
 import math
 import warnings
 from dataclasses import dataclass, fields
+from inspect import signature
+from typing import Any
 
 import torch
 from trl import GRPOConfig, SFTConfig
 
 from core.alpha_schedule import SCHEDULES
+from core.estimators import ESTIMATORS
 from core.generator import SAMPLERS
+from core.likelihood import RATIOS
 from core.masking_strategy import MASKING_STRATEGIES
 from core.nelbo import COUPLINGS, REPLAYS, SOURCES
 from core.selection import SELECTIONS
@@ -38,6 +42,19 @@ SECTIONS = {
 }
 
 PREDICTION_TYPES = ("masked", "flow_matching")
+WEIGHTINGS = ("advantage", "wd1")
+
+# options of section loss that some estimators take: name -> argument of their constructors
+LIKELIHOOD_OPTIONS = {
+    "num_draws": "num_draws",
+    "ratio": "ratio",
+    "nelbo_source": "source",
+    "nelbo_coupling": "coupling",
+    "nelbo_replay": "replay",
+    "shrinkage": "shrinkage",
+    "eubo_power": "power",
+    "eubo_share": "upper_share",
+}
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 NO_HF_GENERATE = "completions come from the diffusion sampler, not from transformers' generate()"
@@ -149,8 +166,15 @@ class DiffusionArguments(ScheduledSamplingArguments):
         "Standard deviation s of flow matching's noise around the mask embedding, in units of the embeddings' root "
         "mean square.",
     )
-    trajectory_nelbo_loss: bool = option(
-        "loss", True, "Score with the NELBO on the noise of the rollouts. The only likelihood so far."
+    likelihood: str = option(
+        "loss",
+        "trajectory_nelbo",
+        "What stands for log p(completion | prompt): one of the estimators of core/estimators.py, each with its paper. "
+        "docs/estimators.md compares them.",
+        known=ESTIMATORS,
+    )
+    trajectory_nelbo_loss: bool | None = option(
+        "loss", None, "true is likelihood: trajectory_nelbo, by another name; beside another likelihood it is false."
     )
     alpha_schedule: str = option(
         "loss",
@@ -168,8 +192,28 @@ class DiffusionArguments(ScheduledSamplingArguments):
         key="source",
         known=SOURCES,
     )
-    num_draws: int = option(
-        "loss", 2, "States scored per sequence and iteration: M noise levels (forward) or K denoising steps (rollout)."
+    num_draws: int | None = option(
+        "loss",
+        None,
+        "States scored per sequence and iteration: M noise levels (forward) or K denoising steps (rollout). Unset: the "
+        "likelihood's own number, 2 for trajectory_nelbo.",
+    )
+    ratio: str | None = option(
+        "loss",
+        None,
+        "What goes into the importance ratio and the KL: normalised (a weighted mean of log-probs; the weights multiply "
+        "the loss), weighted (a weighted sum, as most papers write it), plain (an unweighted mean), none (no ratio: "
+        "A log p, also in later iterations). Unset: none for spg, else normalised. See core/likelihood.py.",
+        known=RATIOS,
+    )
+    shrinkage: int | None = option(
+        "loss", None, "likelihood: rollout only. Neighbouring steps merged into one state (TraceRL, 2509.06949)."
+    )
+    eubo_power: float = option(
+        "loss", 1.5, "likelihood: spg only. Power of the upper bound, SPG's beta (2510.09541); at least 1."
+    )
+    eubo_share: float = option(
+        "loss", 0.5, "likelihood: spg only. Share of the upper bound for negative advantages (2510.09541)."
     )
     nelbo_coupling: str = option(
         "loss",
@@ -212,24 +256,56 @@ class DiffusionArguments(ScheduledSamplingArguments):
     def check_diffusion(self) -> None:
         """Raise ConfigError for a value that no run can use."""
         check_known(self)
-        for name in ("max_timesteps", "max_completion_length", "num_draws"):
+        for name in ("max_timesteps", "max_completion_length"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
-        even = self.nelbo_coupling != "antithetic" or self.num_draws % 2 == 0
-        require(self, "num_draws", even, "an even number for loss.coupling=antithetic, which draws pairs")
         self._check_blocks()
         ends = f"0 <= alpha_min < alpha_max <= 1 (alpha_min={self.alpha_min}, alpha_max={self.alpha_max})"
         require(self, "alpha_min", 0 <= self.alpha_min < self.alpha_max, ends)
         require(self, "alpha_max", self.alpha_max <= 1, ends)
         require(self, "temperature", self.temperature >= 0, "at least 0")
         require(self, "p_mask_prompt", 0 <= self.p_mask_prompt <= 1, "a probability in [0, 1]")
-        require(self, "trajectory_nelbo_loss", self.trajectory_nelbo_loss, "true: it is the only likelihood so far")
+        self._check_likelihood()
         self._check_solver()
         self._check_flow_matching()
         self.check_scheduled_sampling()
         self._check_rollouts()
-        weighted = self.masking_strategy_type == "diffusion" or self.nelbo_source != "forward"
-        reason = "'diffusion' when loss.source=forward: without timesteps the weights are no bound"
+        weighted = self.masking_strategy_type == "diffusion" or not self.masks_by_timestep
+        reason = f"'diffusion' for loss.{self._state_source}: without timesteps the weights are no bound"
         require(self, "masking_strategy_type", weighted, reason)
+
+    @property
+    def masks_by_timestep(self) -> bool:
+        """Whether the scored states are fresh masks on the schedule."""
+        return self.likelihood == "spg" or (self.likelihood == "trajectory_nelbo" and self.nelbo_source == "forward")
+
+    @property
+    def _state_source(self) -> str:
+        return "likelihood=spg" if self.likelihood == "spg" else f"source={self.nelbo_source}"
+
+    def _check_likelihood(self) -> None:
+        named = self.likelihood == "trajectory_nelbo"
+        agree = self.trajectory_nelbo_loss in (None, named)
+        says = f"{str(named).lower()} or unset beside loss.likelihood={self.likelihood}"
+        require(self, "trajectory_nelbo_loss", agree, says)
+        for name, key in LIKELIHOOD_OPTIONS.items():
+            takes = [known for known, cls in ESTIMATORS.items() if key in signature(cls).parameters]
+            only_with(self, [name], self.likelihood in takes, f"loss.likelihood={' or '.join(takes)}")
+        if self.likelihood == "selection_replay":
+            chosen = self.selection == "low_confidence" and SAMPLERS[self.sampler].selects
+            require(self, "likelihood", chosen, "another one: it replays generation.selection=low_confidence")
+        try:
+            ESTIMATORS[self.likelihood](**self.likelihood_arguments)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    @property
+    def likelihood_arguments(self) -> dict[str, Any]:
+        """Constructor arguments of the estimator: the schedule, and every option that it takes and that is set."""
+        taken = signature(ESTIMATORS[self.likelihood]).parameters
+        named = ["max_timesteps", "alpha_schedule", "alpha_min", "alpha_max", "block_length", "temperature"]
+        keys = {name: name for name in named} | LIKELIHOOD_OPTIONS
+        values = {key: getattr(self, name) for name, key in keys.items() if key in taken}
+        return {key: value for key, value in values.items() if value is not None}
 
     def _check_blocks(self) -> None:
         if self.block_length is None:
@@ -269,7 +345,8 @@ class DiffusionArguments(ScheduledSamplingArguments):
             return
         timed = "'diffusion' for scheduled sampling: without timesteps there is nothing to roll out"
         require(self, "masking_strategy_type", self.masking_strategy_type == "diffusion", timed)
-        fresh = self.prediction_type == "flow_matching" or self.nelbo_source == "forward"
+        noised = self.likelihood == "trajectory_nelbo" and self.nelbo_source == "forward"
+        fresh = self.prediction_type == "flow_matching" or noised
         reason = "replayed states are already the model's own: there is no exposure bias to remove"
         require(self, "nelbo_source", fresh, f"'forward' for scheduled sampling: {reason}")
         if self.scheduled_sampling_probability == 1 and self.scheduled_sampling_ramp_steps == 0:
@@ -291,6 +368,14 @@ def _settle_device(args: GRPOConfig | SFTConfig) -> None:
 class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):
     """Options of `ImprovedDiffuGRPOTrainer`: TRL's GRPO options and those of a diffusion model."""
 
+    advantage_weighting: str = option(
+        "loss",
+        "advantage",
+        "What multiplies log p: TRL's advantage, or wd1's exponential weights (2507.08838), softmax(psi A) over the "
+        "group minus softmax(-psi A), times the group size.",
+        known=WEIGHTINGS,
+    )
+    wd1_psi: float = option("loss", 1.0, "psi of advantage_weighting: wd1 (2507.08838), above 0.")
     disable_dropout: bool = option(
         "training", True, "Dropout would move the policy ratio away from 1 without any update."
     )
@@ -304,6 +389,8 @@ class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):
         require(self, "temperature", self.temperature > 0, "above 0: greedy rollouts of one prompt are all the same")
         require(self, "entropy_coef", self.entropy_coef == 0, "0: entropies are measured here without a gradient")
         require(self, "use_adaptive_entropy", not self.use_adaptive_entropy, "false: see training.entropy_coef")
+        require(self, "wd1_psi", self.wd1_psi > 0, "above 0")
+        only_with(self, ["wd1_psi"], self.advantage_weighting == "wd1", "loss.advantage_weighting=wd1")
         check_supported(self)
         _settle_device(self)
         super().__post_init__()
@@ -333,6 +420,8 @@ class DiffusionSFTConfig(DiffusionArguments, SFTConfig):
     def __post_init__(self):
         self.check_diffusion()
         require(self, "nelbo_source", self.nelbo_source != "rollout", "'forward': SFT text has no recorded rollout")
+        bound = self.likelihood == "trajectory_nelbo"
+        require(self, "likelihood", bound, "trajectory_nelbo: SFT minimises the bound, the others are for policies")
         check_supported(self)
         _settle_device(self)
         super().__post_init__()

@@ -9,6 +9,7 @@ the same states: with unchanged weights every ratio is exactly 1.
 """
 
 import copy
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -26,18 +27,31 @@ from trl.trainer.utils import RepeatSampler, disable_dropout_in_model, pad
 
 from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
 from core.denoiser import ModelDenoiser
-from core.nelbo import Draws, NELBOEstimate
+from core.likelihood import Draws, LikelihoodEstimate, total_weight
 from core.scheduled_sampling import RollOut
 from core.trajectory import Trajectory
 from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, check_supported
+from trainers.diagnostics import (
+    GRADIENT_NOISE_SCALE,
+    GRADIENT_SIGNAL,
+    LIKELIHOOD_GAP,
+    RATIO_ESS,
+    ROLLOUT_MISMATCH,
+    DiagnosticsCallback,
+    effective_sample_size,
+    gradient_signal,
+    noise_scale,
+    rollout_mismatch,
+)
 from trainers.exposure import bounds_apart, log_follows, rollout_metrics
 from trainers.models import Policy
-from trainers.objects import build_generator, build_loss, build_masking, build_scheduled_sampling
+from trainers.objects import build_generator, build_likelihood, build_masking, build_scheduled_sampling
 from trainers.randomness import generator_at
 from trainers.rewards import checked
 
 DRAWS = "draws/"  # prefix of the drawn states in the inputs dictionary
 CANVAS = "canvas_ids"  # the whole canvas behind completion_ids, (B, L)
+COMMITS = "commit_logps"  # log-probs with which the rollout committed them, (B, L)
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -46,6 +60,22 @@ def disable_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if "attention_dropout" in vars(module):
             module.attention_dropout = 0.0
+
+
+def pad_columns(mask: Tensor, length: int) -> Tensor:
+    """A boolean mask (B, C) with False up to the canvas length, (B, L)."""
+    return torch.nn.functional.pad(mask, (0, length - mask.size(1)))
+
+
+def both_signs(estimate: LikelihoodEstimate) -> Tensor:
+    """Per-token log-probs for completions of positive and of negative advantage, (B, 2, L)."""
+    negative = estimate.per_token_logps if estimate.negative_logps is None else estimate.negative_logps
+    return torch.stack([estimate.per_token_logps, negative], dim=1)
+
+
+def by_sign(logps: Tensor, advantages: Tensor) -> Tensor:
+    """Of `both_signs`, (B, 2, L), what each row's advantage asks for, (B, L)."""
+    return torch.where((advantages < 0).unsqueeze(1), logps[:, 1], logps[:, 0])
 
 
 class ResumableSampler(Sampler):
@@ -105,13 +135,14 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
                 f"(generation_batch_size={args.generation_batch_size} / num_generations={args.num_generations})"
             )
         self.policy = policy
-        self.nelbo_loss = build_loss(args)
+        self.likelihood = build_likelihood(args)
         self.masking_strategy = build_masking(args)
-        self.schedule = sync_masking_with_nelbo(self.masking_strategy, self.nelbo_loss)
+        self.schedule = sync_masking_with_nelbo(self.masking_strategy, self.likelihood)
         self.scheduled = build_scheduled_sampling(args)
         self._pending: dict[str, Any] | None = None  # the rollout being scored by super()
         self._current: dict[str, Any] | None = None  # what `_compute_loss` scores
         self._eval_batches = 0
+        self.evaluations = 0  # of one sequence by the model, in rollouts and scoring, on this process
         self._seconds: dict[str, float] = defaultdict(float)
 
         if args.disable_dropout:
@@ -132,6 +163,7 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
             processing_class=policy.tokenizer,
             **kwargs,
         )
+        self.add_callback(DiagnosticsCallback())
         if reference is not None:
             args.beta, args.sync_ref_model = beta, sync_reference
             self._adopt_reference(reference)
@@ -155,7 +187,7 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], None]:
         """Roll out one completion a prompt row, and draw the states that it will be scored on."""
-        assert_schedules_consistent(self.masking_strategy, self.nelbo_loss)
+        assert_schedules_consistent(self.masking_strategy, self.likelihood)
         started = time.perf_counter()
         prompts = [torch.tensor(ids) for ids in prompt_ids]
         padded = pad(prompts, padding_value=self.policy.tokenizer.pad_token_id, padding_side="left")
@@ -164,10 +196,12 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         with self._sampling() as denoiser:
             trajectory = self._rollout(denoiser, *prompts)
             self._log_rollout(trajectory, time.perf_counter() - started)
-            canvas, draws = self.nelbo_loss.canvas(trajectory), self._draw(trajectory, padded.size(1))
+            canvas, draws = self.likelihood.canvas(trajectory), self._draw(trajectory, padded.size(1))
             if self.scheduled.active and self.model.training:
                 draws = [self._roll_out(denoiser, *prompts, canvas, drawn, i) for i, drawn in enumerate(draws)]
-        self._pending = {CANVAS: canvas, "draws": Draws.stack(draws)}
+        self._pending = {CANVAS: canvas, "draws": Draws.stack(draws), COMMITS: trajectory.commit_logps}
+        unmasked = self.args.p_mask_prompt == 0
+        self._replays_exactly = self.likelihood.replays_steps and trajectory.exact and unmasked
         return trajectory.completions(), None
 
     @contextmanager
@@ -201,7 +235,7 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         iterations = self.num_iterations if self.model.training else 1
         batch_size, length = trajectory.ids.shape
         return [
-            self.nelbo_loss.draw(
+            self.likelihood.draw(
                 self.masking_strategy,
                 batch_size,
                 length,
@@ -252,7 +286,7 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
             self.state.global_step,
             seconds,
             log_follows(self.state, self._steps_per_rollout),
-            self.nelbo_loss,
+            self.likelihood,
             denoiser,
             (prompt_ids, prompt_mask, canvas_ids),
             self.args.temperature,
@@ -278,12 +312,22 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         """TRL's batch, with the canvas and the drawn states in it."""
         output = super()._generate_and_score_completions(inputs)
         assert self._pending is not None
-        output[CANVAS] = self._pending[CANVAS]
+        output[CANVAS], output[COMMITS] = self._pending[CANVAS], self._pending[COMMITS]
+        if self.args.advantage_weighting == "wd1":
+            output["advantages"] = self._wd1_weights(output["advantages"])
         output.update(self._pending["draws"].to_dict(DRAWS))
         self._pending = None
         if not self.model.training:
             self._eval_batches += 1
         return output
+
+    def _wd1_weights(self, advantages: Tensor) -> Tensor:
+        """wd1's weights (Tang et al. 2025, 2507.08838) in place of the advantages of this process's rows, (B,)."""
+        rank, size = self.accelerator.process_index, advantages.size(0)
+        group = self.num_generations if self.model.training else self.num_generations_eval
+        scores = self.args.wd1_psi * self.accelerator.gather(advantages).view(-1, group)
+        weights = group * (scores.softmax(dim=1) - (-scores).softmax(dim=1))
+        return weights.flatten()[rank * size : (rank + 1) * size]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """TRL's evaluation, on the same noise every time."""
@@ -304,15 +348,17 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
     ) -> tuple[Tensor, Tensor | None, None]:
         """Log-probabilities of the completion on the drawn states.
 
-        Right after the rollout (old and reference policy): for every iteration, (B, I, C). In the loss: (B, C).
+        Right after the rollout (old and reference policy): for every iteration and both signs that an advantage may
+        have, (B, I, 2, C), as advantages are not known yet. In the loss: (B, C).
         """
         started = time.perf_counter()
         prompt_ids, prompt_mask = input_ids[:, :-logits_to_keep], attention_mask[:, :-logits_to_keep]
         if self._current is not None:
             estimate = self._score(model, prompt_ids, prompt_mask, self._current[CANVAS], self._current["draws"])
-            self._log_estimate(estimate, self._current, attention_mask[:, -logits_to_keep:])
+            logps = by_sign(both_signs(estimate), self._current["advantages"])[:, :logits_to_keep]
+            self._log_estimate(estimate, logps, self._current)
             self._seconds["scoring"] += time.perf_counter() - started
-            return estimate.per_token_logps[:, :logits_to_keep], estimate.entropies[:, :logits_to_keep], None
+            return logps, estimate.entropies[:, :logits_to_keep], None
 
         assert self._pending is not None
         draws: Draws = self._pending["draws"]
@@ -324,15 +370,17 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
                 rows = slice(start, start + size)
                 canvas = self._pending[CANVAS][rows]
                 estimate = self._score(model, prompt_ids[rows], prompt_mask[rows], canvas, per_iteration.rows(rows))
-                logps.append(estimate.per_token_logps[:, :logits_to_keep])
+                logps.append(both_signs(estimate)[:, :, :logits_to_keep])
         self._seconds["scoring"] += time.perf_counter() - started
         chunks = len(logps) // draws.hidden.size(1)
         return torch.stack([torch.cat(logps[i : i + chunks]) for i in range(0, len(logps), chunks)], dim=1), None, None
 
     def _score(
         self, model: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, canvas_ids: Tensor, draws: Draws
-    ) -> NELBOEstimate:
-        return self.nelbo_loss.score(
+    ) -> LikelihoodEstimate:
+        if self.model.training:
+            self.evaluations += canvas_ids.size(0) * draws.hidden.size(1)
+        return self.likelihood.score(
             self.policy.denoiser(model), prompt_ids, prompt_mask, canvas_ids, draws, self.args.temperature
         )
 
@@ -343,12 +391,15 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         inputs = dict(inputs)
         for key in ("old_per_token_logps", "ref_per_token_logps"):
             if key in inputs:
-                inputs[key] = inputs[key][:, i]
+                inputs[key] = by_sign(inputs[key][:, i], inputs["advantages"])
         draws = Draws.from_dict(inputs, DRAWS).iteration(i)
         # TRL multiplies its completion mask by this one; nothing there needs it to be 0 or 1.
-        inputs["tool_mask"] = self.nelbo_loss.token_weight(draws)[:, : inputs["completion_ids"].size(1)]
-        old = inputs.get("old_per_token_logps")
-        self._current = {CANVAS: inputs[CANVAS], "draws": draws, "old_per_token_logps": old}
+        inputs["tool_mask"] = self.likelihood.token_weight(draws)[:, : inputs["completion_ids"].size(1)]
+        kept = (CANVAS, COMMITS, "advantages", "old_per_token_logps")
+        text = pad_columns(inputs["completion_mask"].bool(), inputs[CANVAS].size(1))
+        self._current = {"draws": draws, "completion_mask": text, **{key: inputs.get(key) for key in kept}}
+        if self.likelihood.ratio == "none":
+            inputs.pop("old_per_token_logps", None)  # TRL then takes the current policy's own: a ratio of 1
         try:
             return super()._compute_loss(model, inputs)
         finally:
@@ -364,11 +415,13 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         tokens = int(trajectory.lengths.sum())
         if self.model.training:
             self._tokens = tokens
+            self.evaluations += int(trajectory.forwards.sum())
         metrics["rollout/tokens_per_second"].append(tokens / seconds)
         metrics["rollout/forwards_per_completion"].append(self._mean(trajectory.forwards.float()))
 
-    def _log_estimate(self, estimate: NELBOEstimate, current: dict[str, Any], completion_mask: Tensor) -> None:
-        """The bound with its error, and the spread of the ratios that go into the loss."""
+    def _log_estimate(self, estimate: LikelihoodEstimate, logps: Tensor, current: dict[str, Any]) -> None:
+        """The bound with its error, the spread of the ratios that go into the loss, and what the rollout's own
+        log-probs were."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         bound, error = estimate.sequence_bound.detach(), estimate.standard_error
         moved, old_logps = current["draws"].rolled_out, current["old_per_token_logps"]
@@ -378,14 +431,40 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         for name, value in bounds_apart(bound, moved).items():
             metrics[name].append(value)
         if not bool(moved.all()):
-            error = error[~moved]
-            metrics["nelbo_standard_error"].append((error.square().sum().sqrt() / error.numel()).item())
+            error = error[~moved].square().sum().sqrt() / int((~moved).sum())
+            if bool(error.isfinite()):  # some estimators cannot tell their error
+                metrics["nelbo_standard_error"].append(error.item())
+        scored = (total_weight(current["draws"]) > 0) & current["completion_mask"]
         if old_logps is not None:
-            width = completion_mask.size(1)
-            scored = (estimate.token_weight[:, :width] > 0) & completion_mask.bool()
-            log_ratio = (estimate.per_token_logps.detach()[:, :width] - old_logps)[scored]
+            width = logps.size(1)
+            weight = (estimate.token_weight * scored)[:, :width]
+            log_ratio = (logps.detach() - old_logps)[weight > 0]
             metrics["ratio_log_std"].append(self._mean(log_ratio.square().mean().sqrt().nan_to_num().unsqueeze(0)))
             metrics["ratio_log_max"].append(self._max(log_ratio.abs()))
+            share = effective_sample_size(log_ratio, weight[weight > 0])
+            metrics[RATIO_ESS].append(self._mean(log_ratio.new_tensor([share])))
+        if self._weights_are_the_rollouts:
+            mean_logps = -estimate.token_bound.detach() / total_weight(current["draws"]).clamp(min=1e-12)
+            gap, _ = rollout_mismatch(mean_logps, current[COMMITS], scored)
+            metrics[ROLLOUT_MISMATCH if self._replays_exactly else LIKELIHOOD_GAP].append(
+                self._mean(mean_logps.new_tensor([gap]))
+            )
+
+    @property
+    def _weights_are_the_rollouts(self) -> bool:
+        """Whether no update has come between the rollout and now."""
+        since = self._step % (self.args.steps_per_generation * self.num_iterations)
+        return self.model.training and since < self.args.gradient_accumulation_steps
+
+    def _log_gradient(self) -> None:
+        """How much of the gradient is signal, by Adam's moments up to the last update."""
+        signal = gradient_signal(self.optimizer)
+        if signal is not None:
+            sequences = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+            scale = noise_scale(signal, sequences * self.accelerator.num_processes)
+            self._metrics["train"][GRADIENT_SIGNAL].append(signal)
+            if math.isfinite(scale):
+                self._metrics["train"][GRADIENT_NOISE_SCALE].append(scale)
 
     def _mean(self, values: Tensor) -> float:
         return self.accelerator.gather(values.mean().unsqueeze(0)).mean().item()
@@ -411,6 +490,8 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
                 / (self._seconds["scoring"] + self._seconds["backward"])
             )
             self._seconds.clear()
+            if log_follows(self.state, 1):
+                self._log_gradient()
         return loss
 
     # ---- resuming ------------------------------------------------------------------------------------------------

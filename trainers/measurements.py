@@ -21,11 +21,12 @@ from trl.data_utils import common_prefix_length
 
 from core.flow_matching import ODE_SOLVERS
 from core.generator import DiffusionGenerator
+from core.likelihood import Draws
 from core.masking_strategy import MaskingStrategy, sync_masking_with_nelbo
-from core.nelbo import Draws, TrajectoryNELBOLoss
+from core.nelbo import TrajectoryNELBOLoss
 from core.scheduled_sampling import RollOut, ScheduledSampling, source_of
 from core.solvers import SOLVERS
-from trainers.config import ConfigError, DiffusionArguments
+from trainers.config import LIKELIHOOD_OPTIONS, ConfigError, DiffusionArguments
 from trainers.evaluation import Evaluator
 from trainers.models import Policy
 from trainers.objects import build_generator, build_loss, build_masking
@@ -63,6 +64,8 @@ def sampling_arguments(args: DiffusionArguments, **changes: Any) -> DiffusionArg
         for declared in fields(DiffusionArguments)
         if declared.metadata["section"] in ("generation", "loss", "masking")
     }
+    if args.likelihood != "trajectory_nelbo":  # whatever the policy was trained on, measured is the bound
+        kept = {name: kept[name] for name in kept.keys() - {"likelihood", "trajectory_nelbo_loss", *LIKELIHOOD_OPTIONS}}
     changed = DiffusionArguments(**(kept | changes))
     changed.check_diffusion()
     return changed

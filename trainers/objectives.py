@@ -13,8 +13,9 @@ from torch import Tensor
 
 from core.denoiser import EmbeddingDenoiser, tempered_logps
 from core.flow_matching import FlowDraws, FlowEstimate, FlowMatchingLoss
+from core.likelihood import Draws, predict_states
 from core.masking_strategy import MaskingStrategy
-from core.nelbo import Draws, TrajectoryNELBOLoss, predict_states
+from core.nelbo import TrajectoryNELBOLoss
 from core.reflexflow import masked_anti_drift, masked_frequency_compensation, visible_anti_drift
 from core.scheduled_sampling import RollOut, ScheduledSampling
 from trainers.config import ConfigError, DiffusionSFTConfig
@@ -193,7 +194,7 @@ class FlowObjective(Objective):
                 "freezes; expected a model with tie_word_embeddings=false"
             )
         embedding.weight.requires_grad_(False)
-        self.flow = FlowMatchingLoss(nelbo_loss.schedule, args.num_draws, args.flow_noise_scale)
+        self.flow = FlowMatchingLoss(nelbo_loss.schedule, nelbo_loss.num_draws, args.flow_noise_scale)
 
     def __call__(self, at: MicroStep, prompt_ids: Tensor, prompt_mask: Tensor, ids: Tensor) -> Objected:
         dim, max_timesteps = at.denoiser.embedding_table().size(1), self.nelbo_loss.schedule.max_timesteps

@@ -2,8 +2,10 @@
 
 from core.alpha_schedule import AlphaSchedule
 from core.denoiser import EmbeddingDenoiser
+from core.estimators import ESTIMATORS
 from core.flow_matching import FlowGenerator
 from core.generator import DiffusionGenerator
+from core.likelihood import Likelihood
 from core.masking_strategy import MASKING_STRATEGIES, DiffusionMaskingStrategy, MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
 from core.reflexflow import ReflexFlow
@@ -21,15 +23,17 @@ def schedule_arguments(args: DiffusionArguments) -> dict[str, object]:
     }
 
 
+def build_likelihood(args: DiffusionArguments) -> Likelihood:
+    """The policy likelihood that the loss section describes."""
+    return ESTIMATORS[args.likelihood](**args.likelihood_arguments)
+
+
 def build_loss(args: DiffusionArguments) -> TrajectoryNELBOLoss:
-    """The loss that the loss section describes."""
-    return TrajectoryNELBOLoss(
-        source=args.nelbo_source,
-        num_draws=args.num_draws,
-        coupling=args.nelbo_coupling,
-        replay=args.nelbo_replay,
-        **schedule_arguments(args),
-    )
+    """The bound that the loss section describes, whatever its likelihood: what SFT minimises and measurements report."""
+    options = {"source": args.nelbo_source, "coupling": args.nelbo_coupling, "replay": args.nelbo_replay}
+    if args.likelihood == "trajectory_nelbo":
+        options |= {"num_draws": args.num_draws}
+    return TrajectoryNELBOLoss(**options, **schedule_arguments(args))
 
 
 def build_masking(args: DiffusionArguments) -> MaskingStrategy:

@@ -55,6 +55,7 @@ def only_with(args: Any, names: Iterable[str], holds: bool, needs: str) -> None:
 def check_known(args: Any) -> None:
     """Raise ConfigError for a name that is not among the known ones of its option."""
     for declared in fields(args):
-        known = declared.metadata.get("known")
-        if known is not None:
-            require(args, declared.name, getattr(args, declared.name) in known, f"one of {', '.join(known)}")
+        known, value = declared.metadata.get("known"), getattr(args, declared.name)
+        unset = value is None and declared.default is None
+        if known is not None and not unset:
+            require(args, declared.name, value in known, f"one of {', '.join(known)}")

@@ -24,7 +24,8 @@ from core.denoiser import Denoiser, tempered_logps
 from core.exact import conditional_logps, exact_nelbo
 from core.generator import SAMPLERS
 from core.masking_strategy import DiffusionMaskingStrategy
-from core.nelbo import COUPLINGS, REPLAYS, SOURCES, Draws, NELBOEstimate, TrajectoryNELBOLoss, predict_states
+from core.likelihood import Draws, LikelihoodEstimate, predict_states
+from core.nelbo import COUPLINGS, REPLAYS, SOURCES, TrajectoryNELBOLoss
 from core.selection import SELECTIONS
 from core.solvers import SOLVERS
 from core.trajectory import NEVER, Trajectory
@@ -42,7 +43,7 @@ def table() -> torch.Tensor:
     return conditional_logps(DENOISER, PROMPT, IDS)
 
 
-def estimates(name: str, denoiser: Denoiser = DENOISER, rows: int = ROWS, seed: int = 0, **loss) -> NELBOEstimate:
+def estimates(name: str, denoiser: Denoiser = DENOISER, rows: int = ROWS, seed: int = 0, **loss) -> LikelihoodEstimate:
     """As many independent estimates of the bound of IDS."""
     masking, nelbo = synced(name, source="forward", **loss)
     return nelbo(denoiser, masking, *prompts(rows), IDS.expand(rows, -1), rng(seed))
@@ -52,7 +53,7 @@ def rollout(rows: int = 12, length: int = 6, **options) -> Trajectory:
     return sampler(DENOISER, length, steps=6, **options).generate(*prompts(rows), rng(1))
 
 
-def replay_of(out: Trajectory, replay: str, num_draws: int = 2, temperature: float = 1.0) -> NELBOEstimate:
+def replay_of(out: Trajectory, replay: str, num_draws: int = 2, temperature: float = 1.0) -> LikelihoodEstimate:
     masking, nelbo = synced(source="rollout", replay=replay, num_draws=num_draws)
     draws = nelbo.draw(masking, *out.ids.shape, 2, rng(), trajectory=out)
     return nelbo.score(DENOISER, *prompts(len(out)), out.ids, draws, temperature)
@@ -62,7 +63,7 @@ def repeated(out: Trajectory, row: int) -> Trajectory:
     return out[torch.full((ROWS,), row)]
 
 
-def assert_calibrated(estimate: NELBOEstimate) -> None:
+def assert_calibrated(estimate: LikelihoodEstimate) -> None:
     """The squared error bars average to the variance of the bound."""
     bound = estimate.sequence_bound.double()
     assert bound.var() > 0

@@ -26,7 +26,8 @@ from toys import (
 from core.alpha_schedule import SCHEDULES, AlphaSchedule
 from core.denoiser import Denoiser, ModelDenoiser
 from core.masking_strategy import DiffusionMaskingStrategy, FullMaskingStrategy
-from core.nelbo import COUPLINGS, Draws, NELBOEstimate, TrajectoryNELBOLoss
+from core.likelihood import Draws, LikelihoodEstimate
+from core.nelbo import COUPLINGS, TrajectoryNELBOLoss
 from core.scheduled_sampling import RAMP_SHAPES, STRATEGIES, RollOut, ScheduledSampling, exposure_bias
 from core.solvers import SOLVERS
 
@@ -66,7 +67,7 @@ class Case:
             denoiser, self.masking, *self.prompt, self.ids, self.draws, step, rng(seed), **options
         )
 
-    def score(self, denoiser: Denoiser, draws: Draws) -> NELBOEstimate:
+    def score(self, denoiser: Denoiser, draws: Draws) -> LikelihoodEstimate:
         return self.nelbo.score(denoiser, *self.prompt, self.ids, draws)
 
 
@@ -102,8 +103,8 @@ def inside(transition: int, share: float = 0.5) -> float:
     return (schedule.mask_prob(transition) - share * schedule.width(transition)).item()
 
 
-def assert_same_estimate(one: NELBOEstimate, other: NELBOEstimate) -> None:
-    for field in fields(NELBOEstimate):
+def assert_same_estimate(one: LikelihoodEstimate, other: LikelihoodEstimate) -> None:
+    for field in fields(LikelihoodEstimate):
         assert torch.equal(getattr(one, field.name), getattr(other, field.name)), field.name
 
 

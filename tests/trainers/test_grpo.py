@@ -12,7 +12,7 @@ import trainers.grpo
 from core.alpha_schedule import AlphaSchedule
 from core.trajectory import NEVER
 from trainers.config import ConfigError, ModelArguments
-from trainers.grpo import ImprovedDiffuGRPOTrainer
+from trainers.grpo import ImprovedDiffuGRPOTrainer, by_sign
 from trainers.models import load_policy
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -50,7 +50,9 @@ class Watching(ImprovedDiffuGRPOTrainer):
         iteration = (self._step // self.args.steps_per_generation) % self.num_iterations if model.training else 0
         seen = {"inputs": inputs, "iteration": iteration, "loss": loss.detach(), "current": self._scored}
         seen |= {
-            k: inputs[f"{k}_per_token_logps"][:, iteration] for k in ("old", "ref") if f"{k}_per_token_logps" in inputs
+            k: by_sign(inputs[f"{k}_per_token_logps"][:, iteration], inputs["advantages"])
+            for k in ("old", "ref")
+            if f"{k}_per_token_logps" in inputs
         }
         self.micro_batches.append(seen)
         return loss
@@ -134,8 +136,8 @@ def test_ratios_leave_one_after_an_update_and_the_kl_after_the_first(make_watchi
 
 def test_states_are_drawn_once_for_each_rollout_and_iteration(make_watching, monkeypatch):
     trainer = make_watching(max_steps=8, beta=0.1, **REUSED)
-    draw, calls = trainer.nelbo_loss.draw, []
-    monkeypatch.setattr(trainer.nelbo_loss, "draw", lambda *a, **k: calls.append(1) or draw(*a, **k))
+    draw, calls = trainer.likelihood.draw, []
+    monkeypatch.setattr(trainer.likelihood, "draw", lambda *a, **k: calls.append(1) or draw(*a, **k))
     trainer.train()
     assert len(trainer.batches) == 2 and len(calls) == 4
     for batch in trainer.batches:
@@ -194,7 +196,7 @@ def test_replayed_log_probs_are_those_with_which_the_tokens_were_drawn(make_watc
     trajectory, mask = trainer.trajectories[0], batch["completion_mask"].bool()
     revealed = (trajectory.step_map < NEVER)[:, : mask.size(1)]
     assert trajectory.exact and bool(revealed[mask].all())
-    mismatch = batch["old_per_token_logps"][:, 0] - trajectory.commit_logps[:, : mask.size(1)]
+    mismatch = batch["old_per_token_logps"][:, 0, 0] - trajectory.commit_logps[:, : mask.size(1)]
     assert mismatch[mask].abs().max() < 1e-5
     assert len(set(trajectory.lengths.tolist())) > 1, "some completions end early"
 
@@ -267,10 +269,10 @@ def test_loss_on_drawn_steps_averages_to_the_loss_on_all_steps(make_watching):
     nudge(trainer.model)
     with torch.no_grad():
         exact = trainer._compute_loss(trainer.model, inputs).item()
-        trainer.nelbo_loss.replay = "drawn"
+        trainer.likelihood.replay = "drawn"
         losses = []
         for seed in range(300):
-            draws = trainer.nelbo_loss.draw(
+            draws = trainer.likelihood.draw(
                 trainer.masking_strategy,
                 8,
                 14,
@@ -291,7 +293,7 @@ def test_padding_of_a_prompt_changes_no_log_prob(make_watching, tokenizer):
     trainer = make_watching(nelbo_source="forward", num_draws=4)
     short, long = "Tom has 3 pens.", "Tom has 3 pens and Ann has 12 pens and Mia has 4 more pens than both of them."
     canvas = torch.randint(3, 200, (1, 14), generator=torch.Generator().manual_seed(0))
-    draws = trainer.nelbo_loss.draw(trainer.masking_strategy, 1, 14, 0, torch.Generator().manual_seed(0))
+    draws = trainer.likelihood.draw(trainer.masking_strategy, 1, 14, 0, torch.Generator().manual_seed(0))
 
     def log_probs(prompts):
         batch = tokenizer(prompts, padding=True, return_tensors="pt")
@@ -413,12 +415,12 @@ def test_masking_loss_and_sampler_hold_one_schedule_object(make_watching, monkey
     monkeypatch.setattr(trainers.grpo, "build_generator", lambda *a, **k: built.append(build(*a, **k)) or built[-1])
     trainer = make_watching(alpha_schedule="linear", alpha_min=0.1)
     rollout_of(trainer)
-    assert trainer.masking_strategy.schedule is trainer.nelbo_loss.schedule is built[0].schedule
+    assert trainer.masking_strategy.schedule is trainer.likelihood.schedule is built[0].schedule
     assert built[0].masking is trainer.masking_strategy
-    assert trainer.nelbo_loss.schedule == AlphaSchedule("linear", 7, 0.1, 0.99)
+    assert trainer.likelihood.schedule == AlphaSchedule("linear", 7, 0.1, 0.99)
 
 
-@pytest.mark.parametrize("side", ["masking_strategy", "nelbo_loss"])
+@pytest.mark.parametrize("side", ["masking_strategy", "likelihood"])
 def test_schedules_that_come_apart_later_stop_the_run_with_both_sides_listed(make_watching, side):
     trainer = make_watching()
     getattr(trainer, side).schedule = AlphaSchedule("linear", 9, 0.02, 0.98)

@@ -1,0 +1,355 @@
+"""What every policy likelihood shares: states drawn once, scored as often as asked, and what goes into a ratio.
+
+A masked diffusion model has no cheap exact log-likelihood. Each estimator looks at M *states* (the completion with
+some tokens hidden), lets the model predict hidden tokens, and adds up their log-probabilities with weights. Only how
+states are drawn and weighted differs, and that is what a subclass says; see `core.nelbo` and `core.estimators`.
+
+The *sequence value*, the weighted sum, is kept apart from what goes into an importance *ratio* or a KL. With w_m the
+weight of draw m and l_mk = log p(token k | state m) where draw m scores token k, the choices of `RATIOS` are:
+
+    normalised  per token sum_m w_m l_mk / sum_m w_m, and the loss counts the token sum_m w_m times. Before an update
+                the gradient is that of the sequence value, exactly; the ratio is an average of bounded ratios.
+    weighted    per token sum_m w_m l_mk, counted once: what most papers write. The same gradient before an update, but
+                a weight of 1 / mask_prob then stands in the exponent of the ratio, and in k3's exp.
+    plain       per token the mean of l_mk, and the tokens that were scored share the canvas: no weights at all. Low
+                variance; the gradient is that of another sum than the bound's, with every noise level counted equally.
+    none        as normalised, without a ratio: the loss is A log p (wd1, SPG), also after updates.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from core.alpha_schedule import AlphaSchedule
+from core.denoiser import Denoiser, tempered_logps
+from core.masking_strategy import MaskingStrategy, uniform
+from core.trajectory import Trajectory
+
+RATIOS = ("normalised", "weighted", "plain", "none")
+
+Noise = Callable[..., Tensor]  # shape without the batch axis -> uniforms with it, (B, *shape)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All randomness of one estimate, batch first, so that it can travel in a batch dictionary and be split by rows.
+
+    Attributes (with an iteration axis I behind B where `stack` made one):
+        hidden: completion tokens masked in each of the M states, (B, M, L).
+        scored: those of them whose log-prob counts, (B, M, L): all (fresh masks), or those of one step (replay).
+        prompt_hidden: masked prompt tokens, (B, M, P).
+        weight: weight of each draw in the sequence value, (B, M); sums over draws, 1/M included.
+        variance_factor: 1 - K / S where K of S steps were drawn without replacement, else 1, (B,).
+        timestep: timestep of each state on the closed grid, or its replayed step, (B, M); where there is either.
+        u: the uniform number of each token that decided ``hidden``, (B, M, L); only where states are drawn by
+            timestep. It stays where it was drawn: `to_dict` leaves it out.
+        shown: the tokens at visible positions where these are not the scored text's own, (B, M, L), and
+        rolled_out: the sequences that were offered such states, (B,); see `core.scheduled_sampling`.
+        candidates: hidden tokens that the selection rule chose among, (B, M, L); see `estimators.SelectionReplay`.
+    """
+
+    hidden: Bool[Tensor, "B *I M L"]
+    scored: Bool[Tensor, "B *I M L"]
+    prompt_hidden: Bool[Tensor, "B *I M P"]
+    weight: Float[Tensor, "B *I M"]
+    variance_factor: Float[Tensor, "B *I"]
+    timestep: Int[Tensor, "B *I M"] | None = None
+    u: Float[Tensor, "B *I M L"] | None = None
+    shown: Int[Tensor, "B *I M L"] | None = None
+    rolled_out: Bool[Tensor, "B *I"] | None = None
+    candidates: Bool[Tensor, "B *I M L"] | None = None
+
+    def to_dict(self, prefix: str) -> dict[str, Tensor]:
+        """Fields under prefixed keys, for a batch dictionary."""
+        return {prefix + name: value for name, value in self._tensors().items() if name != "u"}
+
+    @classmethod
+    def from_dict(cls, batch: dict[str, Any], prefix: str) -> "Draws":
+        """The inverse of `to_dict`."""
+        names = (field.name for field in fields(cls))
+        return cls(**{name: batch[prefix + name] for name in names if prefix + name in batch})
+
+    @classmethod
+    def stack(cls, draws: "list[Draws]") -> "Draws":
+        """I draws of the same batch as one record with an iteration axis behind the batch axis: (B, I, ...)."""
+        return cls(**{name: torch.stack([getattr(d, name) for d in draws], dim=1) for name in draws[0]._tensors()})
+
+    @classmethod
+    def cat(cls, parts: "list[Draws]") -> "Draws":
+        """The draws of consecutive rows as one record."""
+        return cls(**{name: torch.cat([getattr(d, name) for d in parts]) for name in parts[0]._tensors()})
+
+    def iteration(self, i: int) -> "Draws":
+        """Undo `stack`: the draws of iteration i."""
+        return Draws(**{name: value[:, i] for name, value in self._tensors().items()})
+
+    def rows(self, rows: slice | Tensor) -> "Draws":
+        """The draws of some rows (a slice, an index or a mask)."""
+        return Draws(**{name: value[rows] for name, value in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class LikelihoodEstimate:
+    """What one scoring pass says; everything float32, nats.
+
+    Attributes:
+        sequence_bound: estimate of -log p(completion | prompt), (B,); an upper bound in expectation where the
+            estimator is a bound.
+        token_bound: its split over tokens, (B, L); sums to `sequence_bound`.
+        standard_error: Monte-Carlo standard error of `sequence_bound` given the completion, (B,); 0 where nothing was
+            left to chance, NaN where the draws cannot tell.
+        per_token_logps: log-probability of each token as it enters ratio and KL, (B, L); 0 where no draw scored it.
+        entropies: mean entropy of the distribution in the draws that scored the token, (B, L).
+        token_weight: how many tokens each token stands for, (B, L); use as a loss mask.
+        negative_logps: per_token_logps for completions with a negative advantage where these differ, (B, L).
+    """
+
+    sequence_bound: Float[Tensor, " B"]
+    token_bound: Float[Tensor, "B L"]
+    standard_error: Float[Tensor, " B"]
+    per_token_logps: Float[Tensor, "B L"]
+    entropies: Float[Tensor, "B L"]
+    token_weight: Float[Tensor, "B L"]
+    negative_logps: Float[Tensor, "B L"] | None = None
+
+
+class Likelihood(ABC):
+    """Draws states once, scores them as often as asked: the same `Draws` for old, reference and current policy.
+
+    A subclass says how states are drawn (`draw_states`) and, in its docstring, what that estimates, from which paper,
+    and at how many forwards a sequence.
+
+    Args:
+        max_timesteps, alpha_schedule, alpha_min, alpha_max: the run's one noise schedule, see `AlphaSchedule`.
+        num_draws: M, states per sequence; None: the estimator's own number.
+        ratio: what goes into the importance ratio, one of `RATIOS`; None: the estimator's own choice.
+
+    Raises:
+        ValueError: unknown names or impossible values.
+    """
+
+    default_draws: ClassVar[int]
+    ratios: ClassVar[tuple[str, ...]] = RATIOS  # the first is the estimator's own choice
+    source: str = "forward"  # whether states are fresh masks or the rollout's own
+    replays_steps: bool = False  # whether each token is scored in the very state in which the rollout committed it
+
+    def __init__(
+        self,
+        max_timesteps: int = 128,
+        alpha_schedule: str = "cosine",
+        alpha_min: float = 0.01,
+        alpha_max: float = 0.99,
+        num_draws: int | None = None,
+        ratio: str | None = None,
+    ):
+        self.num_draws = self.default_draws if num_draws is None else num_draws
+        self.ratio = self.ratios[0] if ratio is None else ratio
+        if self.ratio not in self.ratios:
+            raise ValueError(f"loss.ratio={ratio!r}: expected one of {', '.join(self.ratios)}")
+        allowed = self.allowed_draws()
+        if self.num_draws < 1 or allowed is not None:
+            raise ValueError(f"loss.num_draws={self.num_draws}: expected {allowed or 'at least 1'}")
+        self.schedule = AlphaSchedule(alpha_schedule, max_timesteps, alpha_min, alpha_max)
+
+    def allowed_draws(self) -> str | None:
+        """None if `num_draws` will do, else what would."""
+        return None
+
+    def num_groups(self, states: int) -> int:
+        """Independent replicates among so many states, consecutive and of equal size, for the standard error; 1 gives
+        none."""
+        return states
+
+    def get_performance_stats(self) -> dict[str, Any]:
+        """The schedule's parameters and how states are drawn."""
+        return {**self.schedule.params, "num_draws": self.num_draws, "ratio": self.ratio, "source": self.source}
+
+    def canvas(self, trajectory: Trajectory) -> Int[Tensor, "B L"]:
+        """The tokens to score: as the sampler left them (rollout), or the text with its EOS tail (forward)."""
+        return trajectory.ids if self.source == "rollout" else trajectory.completion_ids
+
+    # ---- drawing -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def draw_states(
+        self, masking: MaskingStrategy, length: int, noise: Noise, trajectory: Trajectory | None
+    ) -> dict[str, Tensor]:
+        """The fields of `Draws` on the CPU, but those of the prompt; all randomness from ``noise``, which also knows
+        the batch size. Without `variance_factor` it is 1, without `scored` all that is hidden."""
+
+    def draw(
+        self,
+        masking: MaskingStrategy,
+        batch_size: int,
+        canvas_length: int,
+        prompt_length: int,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+        trajectory: Trajectory | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> Draws:
+        """Draw the states of one estimate.
+
+        Args:
+            masking: hides the tokens; must hold the schedule of this loss (`sync_masking_with_nelbo`).
+            batch_size, canvas_length, prompt_length: B, L, P.
+            generator: the only source of randomness.
+            device: where the draws are to live.
+            trajectory: the recorded rollout; required by estimators that replay it.
+            share: (rank, processes) if the batch is one of several equal parts of a global batch: the parts then get
+                the masks that the whole would have got, given equal generators.
+        """
+        rank, processes = share
+
+        def noise(*shape: int) -> Tensor:
+            """Uniforms for the rows of this process, out of those for the global batch."""
+            return uniform(processes, batch_size, *shape, generator=generator, device="cpu")[rank]
+
+        drawn = self.draw_states(masking, canvas_length, noise, trajectory)
+        drawn.setdefault("scored", drawn["hidden"])
+        drawn.setdefault("variance_factor", torch.ones(batch_size))
+        drawn["weight"] = drawn["weight"].float()
+        drawn["prompt_hidden"] = masking.hide_prompt(noise(drawn["hidden"].size(1), prompt_length))
+        return Draws(**{key: value.to(device) for key, value in drawn.items()})
+
+    # ---- scoring -------------------------------------------------------------------------------------------------
+
+    def predicted(self, draws: Draws) -> Bool[Tensor, "B M L"]:
+        """The positions whose distributions an estimate needs."""
+        return draws.scored
+
+    def score(
+        self,
+        denoiser: Denoiser,
+        prompt_ids: Int[Tensor, "B P"],
+        prompt_mask: Tensor,
+        ids: Int[Tensor, "B L"],
+        draws: Draws,
+        temperature: float = 1.0,
+    ) -> LikelihoodEstimate:
+        """Score the canvas ``ids`` on the states of ``draws``: one forward of B * M rows.
+
+        Args:
+            denoiser: the model.
+            prompt_ids, prompt_mask: (B, P), left-padded; padding is 0 in the mask.
+            ids: the whole canvas, EOS tail included, (B, L).
+            draws: from `draw`.
+            temperature: of the policy whose log-probs are wanted.
+        """
+        logits = predict_states(denoiser, prompt_ids, prompt_mask, ids, draws, self.predicted(draws))
+        return self.estimate(tempered_logps(logits, temperature), ids, draws)
+
+    def estimate(self, all_logps: Float[Tensor, "R V"], ids: Int[Tensor, "B L"], draws: Draws) -> LikelihoodEstimate:
+        """The estimate from the policy's log-probabilities at the R scored positions of ``draws``, in row-major
+        order."""
+        with torch.no_grad():
+            entropy = torch.special.entr(all_logps.exp()).sum(dim=1)
+        picked = all_logps.gather(1, targets(ids, draws.scored).unsqueeze(1)).squeeze(1)
+        logps, entropies = scatter(picked, draws.scored), scatter(entropy, draws.scored)
+        return self.combine(logps, entropies, draws)
+
+    def combine(
+        self, logps: Float[Tensor, "B M L"], entropies: Float[Tensor, "B M L"], draws: Draws
+    ) -> LikelihoodEstimate:
+        """The estimate from the log-probabilities of the scored tokens, 0 elsewhere."""
+        weighted = (logps * draws.weight.unsqueeze(2)).sum(dim=1)
+        times_scored = draws.scored.sum(dim=1).clamp(min=1)
+        if self.ratio == "weighted":
+            per_token = weighted
+        elif self.ratio == "plain":
+            per_token = logps.sum(dim=1) / times_scored
+        else:
+            total = total_weight(draws)
+            per_token = weighted / torch.where(total > 0, total, 1.0)
+        terms = -(logps.detach() * draws.weight.unsqueeze(2)).sum(dim=2)
+        return LikelihoodEstimate(
+            sequence_bound=-weighted.sum(dim=1),
+            token_bound=-weighted,
+            standard_error=self._standard_error(terms, draws),
+            per_token_logps=per_token,
+            entropies=entropies.sum(dim=1) / times_scored,
+            token_weight=self.token_weight(draws),
+        )
+
+    def token_weight(self, draws: Draws) -> Float[Tensor, "B L"]:
+        """How often the loss counts each token, (B, L); see the module's docstring."""
+        if self.ratio == "weighted":
+            return torch.ones_like(draws.scored[:, 0], dtype=torch.float32)
+        return self.plain_weight(draws) if self.ratio == "plain" else total_weight(draws)
+
+    def plain_weight(self, draws: Draws) -> Float[Tensor, "B L"]:
+        """Weights without the draws' own: every token has the same chance to be scored at least once, so those that
+        were share the canvas."""
+        seen = draws.scored.any(dim=1).float()
+        return seen * seen.size(1) / seen.sum(dim=1, keepdim=True).clamp(min=1)
+
+    def _standard_error(self, terms: Float[Tensor, "B M"], draws: Draws) -> Float[Tensor, " B"]:
+        """Standard error of the sum over draws, from the spread between its independent units, with the
+        finite-population factor; rows whose every step was drawn have none."""
+        units = terms.unflatten(1, (self.num_groups(terms.size(1)), -1)).sum(dim=2)
+        count = units.size(1)
+        spread = math.sqrt(count) * units.std(dim=1) if count > 1 else torch.full_like(terms[:, 0], math.nan)
+        return torch.where(draws.variance_factor > 0, spread * draws.variance_factor.sqrt(), 0.0)
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        masking: MaskingStrategy,
+        prompt_ids: Int[Tensor, "B P"],
+        prompt_mask: Tensor,
+        ids: Int[Tensor, "B L"],
+        generator: torch.Generator,
+        trajectory: Trajectory | None = None,
+        temperature: float = 1.0,
+    ) -> LikelihoodEstimate:
+        """Draw and score in one go, for training on given text."""
+        draws = self.draw(masking, ids.size(0), ids.size(1), prompt_ids.size(1), generator, ids.device, trajectory)
+        return self.score(denoiser, prompt_ids, prompt_mask, ids, draws, temperature)
+
+
+def targets(ids: Int[Tensor, "B L"], where: Bool[Tensor, "B M L"]) -> Int[Tensor, " R"]:
+    return ids.unsqueeze(1).expand_as(where)[where]
+
+
+def scatter(values: Float[Tensor, " R"], where: Bool[Tensor, "B M L"]) -> Float[Tensor, "B M L"]:
+    return values.new_zeros(where.shape).masked_scatter(where, values)
+
+
+def total_weight(draws: Draws) -> Float[Tensor, "B L"]:
+    """The weights of the draws that scored each token, summed: how many tokens it stands for."""
+    return (draws.scored * draws.weight.unsqueeze(2)).sum(dim=1)
+
+
+def noisy_prompts(
+    prompt_ids: Int[Tensor, "B P"], prompt_mask: Tensor, draws: Draws, mask_id: int
+) -> Int[Tensor, "B M P"]:
+    """The prompt of every state: masked where drawn so, padding left alone."""
+    return torch.where(draws.prompt_hidden & prompt_mask.bool().unsqueeze(1), mask_id, prompt_ids.unsqueeze(1))
+
+
+def predict_states(
+    denoiser: Denoiser,
+    prompt_ids: Int[Tensor, "B P"],
+    prompt_mask: Tensor,
+    ids: Int[Tensor, "B L"],
+    draws: Draws,
+    where: Bool[Tensor, "B M L"],
+) -> Float[Tensor, "R V"]:
+    """Logits at R positions ``where`` of the states of ``draws``, in row-major order: one forward of B * M rows."""
+    visible = ids.unsqueeze(1) if draws.shown is None else draws.shown
+    canvases = torch.where(draws.hidden, denoiser.mask_id, visible)
+    prompts = noisy_prompts(prompt_ids, prompt_mask, draws, denoiser.mask_id)
+    states = torch.cat([prompts, canvases], dim=2).flatten(0, 1)  # (B*M, P+L)
+    attention_mask = torch.cat([prompt_mask, torch.ones_like(ids, dtype=prompt_mask.dtype)], dim=1)
+    attention_mask = attention_mask.repeat_interleave(draws.hidden.size(1), dim=0)
+    rows = torch.cat([torch.zeros_like(draws.prompt_hidden), where], dim=2).flatten(0, 1)
+    return denoiser.logits(states, attention_mask, rows)
