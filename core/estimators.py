@@ -17,6 +17,8 @@ Notation: L tokens of the canvas, l_k(state) = log p(token k | state). "Forwards
 What each brings in bias, variance and cost against the exact likelihood: docs/estimators.md.
 """
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -161,17 +163,9 @@ class Sandwich(TrajectoryNELBOLoss):
         self, logps: Float[Tensor, "B M L"], entropies: Float[Tensor, "B M L"], draws: Draws
     ) -> LikelihoodEstimate:
         found = super().combine(logps, entropies, draws)
-        lower = -found.token_bound
-        upper = upper_bound(logps, draws, self.power)
-        return LikelihoodEstimate(
-            found.sequence_bound,
-            found.token_bound,
-            found.standard_error,
-            lower,
-            found.entropies,
-            self.token_weight(draws),
-            negative_logps=self.upper_share * upper + (1 - self.upper_share) * lower,
-        )
+        lower, upper = -found.token_bound, upper_bound(logps, draws, self.power)
+        mixture = self.upper_share * upper + (1 - self.upper_share) * lower
+        return replace(found, per_token_logps=lower, negative_logps=mixture)
 
     def token_weight(self, draws: Draws) -> Float[Tensor, "B L"]:
         """The weights are inside the values."""

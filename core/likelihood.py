@@ -110,7 +110,8 @@ class LikelihoodEstimate:
         per_token_logps: log-probability of each token as it enters ratio and KL, (B, L); 0 where no draw scored it.
         entropies: mean entropy of the distribution in the draws that scored the token, (B, L).
         token_weight: how many tokens each token stands for, (B, L); use as a loss mask.
-        negative_logps: per_token_logps for completions with a negative advantage where these differ, (B, L).
+        negative_logps: what takes the place of `per_token_logps` where the advantage is negative, (B, L); the same but
+            for `estimators.Sandwich`.
     """
 
     sequence_bound: Float[Tensor, " B"]
@@ -119,7 +120,7 @@ class LikelihoodEstimate:
     per_token_logps: Float[Tensor, "B L"]
     entropies: Float[Tensor, "B L"]
     token_weight: Float[Tensor, "B L"]
-    negative_logps: Float[Tensor, "B L"] | None = None
+    negative_logps: Float[Tensor, "B L"]
 
 
 class Likelihood(ABC):
@@ -278,6 +279,7 @@ class Likelihood(ABC):
             per_token_logps=per_token,
             entropies=entropies.sum(dim=1) / times_scored,
             token_weight=self.token_weight(draws),
+            negative_logps=per_token,
         )
 
     def token_weight(self, draws: Draws) -> Float[Tensor, "B L"]:

@@ -12,20 +12,17 @@ file. The known names of schedules, samplers etc. are read from the dicts of `co
 import math
 import warnings
 from dataclasses import dataclass, fields
-from inspect import signature
-from typing import Any
 
 import torch
 from trl import GRPOConfig, SFTConfig
 
 from core.alpha_schedule import SCHEDULES
-from core.estimators import ESTIMATORS
 from core.generator import SAMPLERS
-from core.likelihood import RATIOS
 from core.masking_strategy import MASKING_STRATEGIES
-from core.nelbo import COUPLINGS, REPLAYS, SOURCES
+from core.nelbo import SOURCES
 from core.selection import SELECTIONS
 from core.solvers import SOLVERS
+from trainers.config_likelihood import LikelihoodArguments
 from trainers.config_sampling import ScheduledSamplingArguments
 from trainers.options import ConfigError as ConfigError  # refusals are known by this module's name
 from trainers.options import check_known, only_with, option, refusal, require
@@ -44,17 +41,6 @@ SECTIONS = {
 PREDICTION_TYPES = ("masked", "flow_matching")
 WEIGHTINGS = ("advantage", "wd1")
 
-# options of section loss that some estimators take: name -> argument of their constructors
-LIKELIHOOD_OPTIONS = {
-    "num_draws": "num_draws",
-    "ratio": "ratio",
-    "nelbo_source": "source",
-    "nelbo_coupling": "coupling",
-    "nelbo_replay": "replay",
-    "shrinkage": "shrinkage",
-    "eubo_power": "power",
-    "eubo_share": "upper_share",
-}
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 NO_HF_GENERATE = "completions come from the diffusion sampler, not from transformers' generate()"
@@ -112,7 +98,7 @@ def check_supported(args: GRPOConfig | SFTConfig) -> None:
 
 
 @dataclass
-class DiffusionArguments(ScheduledSamplingArguments):
+class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments):
     """The options of a diffusion language model, mixed into TRL's configs."""
 
     max_timesteps: int = option(
@@ -166,16 +152,6 @@ class DiffusionArguments(ScheduledSamplingArguments):
         "Standard deviation s of flow matching's noise around the mask embedding, in units of the embeddings' root "
         "mean square.",
     )
-    likelihood: str = option(
-        "loss",
-        "trajectory_nelbo",
-        "What stands for log p(completion | prompt): one of the estimators of core/estimators.py, each with its paper. "
-        "docs/estimators.md compares them.",
-        known=ESTIMATORS,
-    )
-    trajectory_nelbo_loss: bool | None = option(
-        "loss", None, "true is likelihood: trajectory_nelbo, by another name; beside another likelihood it is false."
-    )
     alpha_schedule: str = option(
         "loss",
         "cosine",
@@ -184,52 +160,6 @@ class DiffusionArguments(ScheduledSamplingArguments):
     )
     alpha_min: float = option("loss", 0.01, "Lower end of alpha, a probability: visibility at timestep T.")
     alpha_max: float = option("loss", 0.99, "Upper end of alpha, a probability: visibility at timestep 0.")
-    nelbo_source: str = option(
-        "loss",
-        "rollout",
-        "Where the scored states come from: rollout replays the recorded denoising steps (TraceRL, 2509.06949), "
-        "forward masks the finished completion.",
-        key="source",
-        known=SOURCES,
-    )
-    num_draws: int | None = option(
-        "loss",
-        None,
-        "States scored per sequence and iteration: M noise levels (forward) or K denoising steps (rollout). Unset: the "
-        "likelihood's own number, 2 for trajectory_nelbo.",
-    )
-    ratio: str | None = option(
-        "loss",
-        None,
-        "What goes into the importance ratio and the KL: normalised (a weighted mean of log-probs; the weights multiply "
-        "the loss), weighted (a weighted sum, as most papers write it), plain (an unweighted mean), none (no ratio: "
-        "A log p, also in later iterations). Unset: none for spg, else normalised. See core/likelihood.py.",
-        known=RATIOS,
-    )
-    shrinkage: int | None = option(
-        "loss", None, "likelihood: rollout only. Neighbouring steps merged into one state (TraceRL, 2509.06949)."
-    )
-    eubo_power: float = option(
-        "loss", 1.5, "likelihood: spg only. Power of the upper bound, SPG's beta (2510.09541); at least 1."
-    )
-    eubo_share: float = option(
-        "loss", 0.5, "likelihood: spg only. Share of the upper bound for negative advantages (2510.09541)."
-    )
-    nelbo_coupling: str = option(
-        "loss",
-        "nested",
-        "Masks of the M levels of one sequence: nested along one trajectory, antithetic (DiffuCoder's complementary "
-        "pairs, 2506.20639) or independent.",
-        key="coupling",
-        known=COUPLINGS,
-    )
-    nelbo_replay: str = option(
-        "loss",
-        "drawn",
-        "Which recorded steps are scored: K drawn uniformly, weighted steps/K (unbiased), K merged segments, or all.",
-        key="replay",
-        known=REPLAYS,
-    )
     masking_strategy_type: str = option(
         "masking",
         "diffusion",
@@ -264,48 +194,20 @@ class DiffusionArguments(ScheduledSamplingArguments):
         require(self, "alpha_max", self.alpha_max <= 1, ends)
         require(self, "temperature", self.temperature >= 0, "at least 0")
         require(self, "p_mask_prompt", 0 <= self.p_mask_prompt <= 1, "a probability in [0, 1]")
-        self._check_likelihood()
+        self.check_likelihood()
+        self._check_selection_replay()
         self._check_solver()
         self._check_flow_matching()
         self.check_scheduled_sampling()
         self._check_rollouts()
         weighted = self.masking_strategy_type == "diffusion" or not self.masks_by_timestep
-        reason = f"'diffusion' for loss.{self._state_source}: without timesteps the weights are no bound"
+        reason = f"'diffusion' for loss.{self.state_source}: without timesteps the weights are no bound"
         require(self, "masking_strategy_type", weighted, reason)
 
-    @property
-    def masks_by_timestep(self) -> bool:
-        """Whether the scored states are fresh masks on the schedule."""
-        return self.likelihood == "spg" or (self.likelihood == "trajectory_nelbo" and self.nelbo_source == "forward")
-
-    @property
-    def _state_source(self) -> str:
-        return "likelihood=spg" if self.likelihood == "spg" else f"source={self.nelbo_source}"
-
-    def _check_likelihood(self) -> None:
-        named = self.likelihood == "trajectory_nelbo"
-        agree = self.trajectory_nelbo_loss in (None, named)
-        says = f"{str(named).lower()} or unset beside loss.likelihood={self.likelihood}"
-        require(self, "trajectory_nelbo_loss", agree, says)
-        for name, key in LIKELIHOOD_OPTIONS.items():
-            takes = [known for known, cls in ESTIMATORS.items() if key in signature(cls).parameters]
-            only_with(self, [name], self.likelihood in takes, f"loss.likelihood={' or '.join(takes)}")
-        if self.likelihood == "selection_replay":
-            chosen = self.selection == "low_confidence" and SAMPLERS[self.sampler].selects
-            require(self, "likelihood", chosen, "another one: it replays generation.selection=low_confidence")
-        try:
-            ESTIMATORS[self.likelihood](**self.likelihood_arguments)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-
-    @property
-    def likelihood_arguments(self) -> dict[str, Any]:
-        """Constructor arguments of the estimator: the schedule, and every option that it takes and that is set."""
-        taken = signature(ESTIMATORS[self.likelihood]).parameters
-        named = ["max_timesteps", "alpha_schedule", "alpha_min", "alpha_max", "block_length", "temperature"]
-        keys = {name: name for name in named} | LIKELIHOOD_OPTIONS
-        values = {key: getattr(self, name) for name, key in keys.items() if key in taken}
-        return {key: value for key, value in values.items() if value is not None}
+    def _check_selection_replay(self) -> None:
+        chosen = self.selection == "low_confidence" and SAMPLERS[self.sampler].selects
+        fits = chosen or self.likelihood != "selection_replay"
+        require(self, "likelihood", fits, "another one: it replays generation.selection=low_confidence")
 
     def _check_blocks(self) -> None:
         if self.block_length is None:

@@ -9,41 +9,28 @@ the same states: with unchanged weights every ratio is exactly 1.
 """
 
 import copy
-import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
-from trl import GRPOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 from trl.trainer.callbacks import SyncRefModelCallback
-from trl.trainer.utils import RepeatSampler, disable_dropout_in_model, pad
+from trl.trainer.utils import disable_dropout_in_model, pad
 
 from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
 from core.denoiser import ModelDenoiser
-from core.likelihood import Draws, LikelihoodEstimate, total_weight
+from core.likelihood import Draws, LikelihoodEstimate
 from core.scheduled_sampling import RollOut
 from core.trajectory import Trajectory
 from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, check_supported
 from trainers.diagnostics import (
-    GRADIENT_NOISE_SCALE,
-    GRADIENT_SIGNAL,
-    LIKELIHOOD_GAP,
-    RATIO_ESS,
-    ROLLOUT_MISMATCH,
     DiagnosticsCallback,
-    effective_sample_size,
-    gradient_signal,
-    noise_scale,
-    rollout_mismatch,
 )
-from trainers.exposure import bounds_apart, log_follows, rollout_metrics
+from trainers.exposure import log_follows, rollout_metrics
+from trainers.grpo_metrics import MeasuredGRPOTrainer
 from trainers.models import Policy
 from trainers.objects import build_generator, build_likelihood, build_masking, build_scheduled_sampling
 from trainers.randomness import generator_at
@@ -69,8 +56,7 @@ def pad_columns(mask: Tensor, length: int) -> Tensor:
 
 def both_signs(estimate: LikelihoodEstimate) -> Tensor:
     """Per-token log-probs for completions of positive and of negative advantage, (B, 2, L)."""
-    negative = estimate.per_token_logps if estimate.negative_logps is None else estimate.negative_logps
-    return torch.stack([estimate.per_token_logps, negative], dim=1)
+    return torch.stack([estimate.per_token_logps, estimate.negative_logps], dim=1)
 
 
 def by_sign(logps: Tensor, advantages: Tensor) -> Tensor:
@@ -78,27 +64,7 @@ def by_sign(logps: Tensor, advantages: Tensor) -> Tensor:
     return torch.where((advantages < 0).unsqueeze(1), logps[:, 1], logps[:, 0])
 
 
-class ResumableSampler(Sampler):
-    """TRL's sampler, in the order of an unbroken run also after a resume.
-
-    TRL shuffles every epoch with what the epochs before left of one generator, and a resumed run has a fresh one.
-    """
-
-    def __init__(self, inner: RepeatSampler, epochs_seen: Callable[[], int]):
-        self.inner, self.epochs_seen = inner, epochs_seen
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    def __iter__(self) -> Iterator[int]:
-        if self.inner.shuffle:
-            self.inner.generator.manual_seed(self.inner.seed)
-            for _ in range(self.epochs_seen()):
-                torch.randperm(self.inner.num_samples, generator=self.inner.generator)
-        return iter(self.inner)
-
-
-class ImprovedDiffuGRPOTrainer(GRPOTrainer):
+class ImprovedDiffuGRPOTrainer(MeasuredGRPOTrainer):
     """`trl.GRPOTrainer` for a masked diffusion model.
 
     Overridden seams of trl 1.16 and why: `_generate_single_turn` (rollouts by `DiffusionGenerator`),
@@ -142,8 +108,6 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         self._pending: dict[str, Any] | None = None  # the rollout being scored by super()
         self._current: dict[str, Any] | None = None  # what `_compute_loss` scores
         self._eval_batches = 0
-        self.evaluations = 0  # of one sequence by the model, in rollouts and scoring, on this process
-        self._seconds: dict[str, float] = defaultdict(float)
 
         if args.disable_dropout:
             disable_dropout(policy.model)
@@ -405,120 +369,3 @@ class ImprovedDiffuGRPOTrainer(GRPOTrainer):
         finally:
             self._current = None
             self._loss_done = time.perf_counter()
-
-    # ---- metrics -------------------------------------------------------------------------------------------------
-
-    def _log_rollout(self, trajectory: Trajectory, seconds: float) -> None:
-        """Speed and cost of the rollout just made."""
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        self._seconds["rollout"] += seconds
-        tokens = int(trajectory.lengths.sum())
-        if self.model.training:
-            self._tokens = tokens
-            self.evaluations += int(trajectory.forwards.sum())
-        metrics["rollout/tokens_per_second"].append(tokens / seconds)
-        metrics["rollout/forwards_per_completion"].append(self._mean(trajectory.forwards.float()))
-
-    def _log_estimate(self, estimate: LikelihoodEstimate, logps: Tensor, current: dict[str, Any]) -> None:
-        """The bound with its error, the spread of the ratios that go into the loss, and what the rollout's own
-        log-probs were."""
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        bound, error = estimate.sequence_bound.detach(), estimate.standard_error
-        moved, old_logps = current["draws"].rolled_out, current["old_per_token_logps"]
-        if moved is None:
-            moved = torch.zeros_like(bound, dtype=torch.bool)
-        bound, error, moved = (self.accelerator.gather(values) for values in (bound, error, moved))
-        for name, value in bounds_apart(bound, moved).items():
-            metrics[name].append(value)
-        if not bool(moved.all()):
-            error = error[~moved].square().sum().sqrt() / int((~moved).sum())
-            if bool(error.isfinite()):  # some estimators cannot tell their error
-                metrics["nelbo_standard_error"].append(error.item())
-        scored = (total_weight(current["draws"]) > 0) & current["completion_mask"]
-        if old_logps is not None:
-            width = logps.size(1)
-            weight = (estimate.token_weight * scored)[:, :width]
-            log_ratio = (logps.detach() - old_logps)[weight > 0]
-            metrics["ratio_log_std"].append(self._mean(log_ratio.square().mean().sqrt().nan_to_num().unsqueeze(0)))
-            metrics["ratio_log_max"].append(self._max(log_ratio.abs()))
-            share = effective_sample_size(log_ratio, weight[weight > 0])
-            metrics[RATIO_ESS].append(self._mean(log_ratio.new_tensor([share])))
-        if self._weights_are_the_rollouts:
-            mean_logps = -estimate.token_bound.detach() / total_weight(current["draws"]).clamp(min=1e-12)
-            gap, _ = rollout_mismatch(mean_logps, current[COMMITS], scored)
-            metrics[ROLLOUT_MISMATCH if self._replays_exactly else LIKELIHOOD_GAP].append(
-                self._mean(mean_logps.new_tensor([gap]))
-            )
-
-    @property
-    def _weights_are_the_rollouts(self) -> bool:
-        """Whether no update has come between the rollout and now."""
-        since = self._step % (self.args.steps_per_generation * self.num_iterations)
-        return self.model.training and since < self.args.gradient_accumulation_steps
-
-    def _log_gradient(self) -> None:
-        """How much of the gradient is signal, by Adam's moments up to the last update."""
-        signal = gradient_signal(self.optimizer)
-        if signal is not None:
-            sequences = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-            scale = noise_scale(signal, sequences * self.accelerator.num_processes)
-            self._metrics["train"][GRADIENT_SIGNAL].append(signal)
-            if math.isfinite(scale):
-                self._metrics["train"][GRADIENT_NOISE_SCALE].append(scale)
-
-    def _mean(self, values: Tensor) -> float:
-        return self.accelerator.gather(values.mean().unsqueeze(0)).mean().item()
-
-    def _max(self, values: Tensor) -> float:
-        largest = values.max() if values.numel() else values.new_zeros(())
-        return self.accelerator.gather(largest.unsqueeze(0)).max().item()
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """TRL's step; splits its time into rollout, scoring, backward (what follows the loss) and, by difference,
-        rest."""
-        loss = super().training_step(*args, **kwargs)
-        self._seconds["backward"] += time.perf_counter() - self._loss_done
-        if self._step % self.current_gradient_accumulation_steps == 0:
-            metrics = self._metrics["train"]
-            parts = ("rollout", "scoring", "backward", *(["scheduled_sampling"] if self.scheduled.active else []))
-            for part in parts:
-                metrics[f"time/{part}"].append(self._seconds[part])
-            metrics["loss/tokens_per_second"].append(
-                self._tokens
-                * self.current_gradient_accumulation_steps
-                / self.args.steps_per_generation
-                / (self._seconds["scoring"] + self._seconds["backward"])
-            )
-            self._seconds.clear()
-            if log_follows(self.state, 1):
-                self._log_gradient()
-        return loss
-
-    # ---- resuming ------------------------------------------------------------------------------------------------
-
-    def _get_train_sampler(self, dataset: Any = None) -> Sampler:
-        return ResumableSampler(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
-
-    def save_now(self) -> None:
-        """Write a checkpoint outside the schedule, before giving up on a run."""
-        self._save_checkpoint(self.model, trial=None)
-
-    def _rollout_state_path(self, checkpoint: str | Path) -> Path:
-        return Path(checkpoint) / f"rollout_state_{self.accelerator.process_index}.pt"
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Beside the random state: the rollout buffer, in case the run stops between two iterations over it."""
-        super()._save_rng_state(output_dir)
-        state = {"step": self._step, "tokens": self._tokens, "buffered_inputs": self._buffered_inputs}
-        torch.save(state, self._rollout_state_path(output_dir))
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Restore the random state and the rollout buffer."""
-        super()._load_rng_state(checkpoint)
-        if checkpoint is None:
-            return
-        path = self._rollout_state_path(checkpoint)
-        if not path.is_file():
-            raise ConfigError(f"checkpoint {checkpoint} has no {path.name}: it is incomplete, or of another trainer")
-        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-        self._step, self._tokens, self._buffered_inputs = state["step"], state["tokens"], state["buffered_inputs"]

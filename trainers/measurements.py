@@ -26,7 +26,8 @@ from core.masking_strategy import MaskingStrategy, sync_masking_with_nelbo
 from core.nelbo import TrajectoryNELBOLoss
 from core.scheduled_sampling import RollOut, ScheduledSampling, source_of
 from core.solvers import SOLVERS
-from trainers.config import LIKELIHOOD_OPTIONS, ConfigError, DiffusionArguments
+from trainers.config import ConfigError, DiffusionArguments
+from trainers.config_likelihood import LIKELIHOOD_OPTIONS
 from trainers.evaluation import Evaluator
 from trainers.models import Policy
 from trainers.objects import build_generator, build_loss, build_masking
@@ -65,7 +66,8 @@ def sampling_arguments(args: DiffusionArguments, **changes: Any) -> DiffusionArg
         if declared.metadata["section"] in ("generation", "loss", "masking")
     }
     if args.likelihood != "trajectory_nelbo":  # whatever the policy was trained on, measured is the bound
-        kept = {name: kept[name] for name in kept.keys() - {"likelihood", "trajectory_nelbo_loss", *LIKELIHOOD_OPTIONS}}
+        other = {"likelihood", "trajectory_nelbo_loss", *LIKELIHOOD_OPTIONS}
+        kept = {name: value for name, value in kept.items() if name not in other}
     changed = DiffusionArguments(**(kept | changes))
     changed.check_diffusion()
     return changed

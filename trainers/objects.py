@@ -29,7 +29,7 @@ def build_likelihood(args: DiffusionArguments) -> Likelihood:
 
 
 def build_loss(args: DiffusionArguments) -> TrajectoryNELBOLoss:
-    """The bound that the loss section describes, whatever its likelihood: what SFT minimises and measurements report."""
+    """The bound that section loss describes, whatever its likelihood: what SFT minimises and measurements report."""
     options = {"source": args.nelbo_source, "coupling": args.nelbo_coupling, "replay": args.nelbo_replay}
     if args.likelihood == "trajectory_nelbo":
         options |= {"num_draws": args.num_draws}

@@ -23,8 +23,8 @@ from core.alpha_schedule import SCHEDULES
 from core.denoiser import Denoiser, tempered_logps
 from core.exact import conditional_logps, exact_nelbo
 from core.generator import SAMPLERS
-from core.masking_strategy import DiffusionMaskingStrategy
 from core.likelihood import Draws, LikelihoodEstimate, predict_states
+from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import COUPLINGS, REPLAYS, SOURCES, TrajectoryNELBOLoss
 from core.selection import SELECTIONS
 from core.solvers import SOLVERS
@@ -142,8 +142,8 @@ def test_gradient_of_the_estimate_agrees_with_the_gradient_of_the_exact_bound(co
 # ---- forward: levels and masks --------------------------------------------------------------------------------------
 
 
-def forward_draws(name: str, coupling: str, num_draws: int = 8, rows: int = ROWS, length: int = 6) -> tuple:
-    masking, nelbo = synced(name, num_draws=num_draws, coupling=coupling, source="forward")
+def forward_draws(name: str, coupling: str, num_draws: int = 8, rows: int = ROWS, length: int = 6, **loss) -> tuple:
+    masking, nelbo = synced(name, num_draws=num_draws, coupling=coupling, source="forward", **loss)
     return nelbo, nelbo.draw(masking, rows, length, 2, rng())
 
 
@@ -215,8 +215,8 @@ def test_replicates_are_independent(coupling):
 
 
 @every_coupling
-def test_token_weights_share_the_canvas(coupling):
-    nelbo, draws = forward_draws("cosine", coupling, num_draws=2, rows=50)
+def test_plain_token_weights_share_the_canvas(coupling):
+    nelbo, draws = forward_draws("cosine", coupling, num_draws=2, rows=50, ratio="plain")
     weight, seen = nelbo.token_weight(draws), draws.scored.any(dim=1)
     assert bool((seen.any(dim=1) & ~seen.all(dim=1)).any())
     assert torch.equal(weight > 0, seen)

@@ -25,8 +25,8 @@ from toys import (
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule
 from core.denoiser import Denoiser, ModelDenoiser
-from core.masking_strategy import DiffusionMaskingStrategy, FullMaskingStrategy
 from core.likelihood import Draws, LikelihoodEstimate
+from core.masking_strategy import DiffusionMaskingStrategy, FullMaskingStrategy
 from core.nelbo import COUPLINGS, TrajectoryNELBOLoss
 from core.scheduled_sampling import RAMP_SHAPES, STRATEGIES, RollOut, ScheduledSampling, exposure_bias
 from core.solvers import SOLVERS
