@@ -17,6 +17,7 @@ Notation: L tokens of the canvas, l_k(state) = log p(token k | state). "Forwards
 What each brings in bias, variance and cost against the exact likelihood: docs/estimators.md.
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -151,8 +152,8 @@ class Sandwich(TrajectoryNELBOLoss):
         power: float = 1.5,
         upper_share: float = 0.5,
     ):
-        if power < 1:
-            raise ValueError(f"loss.eubo_power={power}: expected at least 1, below which it is no upper bound")
+        if not 1 <= power < math.inf:
+            raise ValueError(f"loss.eubo_power={power}: expected at least 1 and finite: below 1 it is no bound")
         if not 0 <= upper_share <= 1:
             raise ValueError(f"loss.eubo_share={upper_share}: expected a share in [0, 1]")
         self.power, self.upper_share = power, upper_share

@@ -56,7 +56,7 @@ def exact_log_likelihood(table: Float[Tensor, "S L"], schedule: AlphaSchedule) -
     f_t(A) = P(the completion comes out | A is masked at t) = sum over B subset of A of
     r_t^|B| (1 - r_t)^|A - B| prod_{i in B} p(x_i | A) f_{t-1}(A - B); f_{-1}(empty) = 1; the answer is f_{T+1}(all).
     """
-    whole, part = (index.to(table.device) for index in _nested_pairs(table.size(1)))
+    whole, part = (index.to(table.device) for index in nested_pairs(table.size(1)))
     masked = subsets(table.size(1)).to(table.device)
     reveal_probability = (table[whole] * masked[part]).sum(dim=1).exp()
     revealed = masked[part].sum(dim=1)
@@ -64,14 +64,14 @@ def exact_log_likelihood(table: Float[Tensor, "S L"], schedule: AlphaSchedule) -
     value = torch.zeros(masked.size(0), dtype=table.dtype, device=table.device)
     value[0] = 1.0
     for t in schedule.timesteps[1:]:
-        r = schedule.reveal_prob(t).item()
+        r = schedule.reveal_prob(t).to(table.device)  # a float64 tensor: a number's powers would be float32
         terms = reveal_probability * r**revealed * (1 - r) ** kept * value[whole - part]
         value = torch.zeros_like(value).index_add(0, whole, terms)
     return value[-1].log()
 
 
 @cache
-def _nested_pairs(length: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+def nested_pairs(length: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """All 3^L pairs (A, B) of subsets with B inside A, as bit numbers."""
     whole, part = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
     for i in range(length):  # each position: outside both, in A only, in both

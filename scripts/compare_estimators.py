@@ -1,0 +1,123 @@
+"""Every likelihood estimator against the exact likelihood and the exact policy gradient, on a model small enough.
+
+    python scripts/compare_estimators.py [--sampler ancestral] [--selection random] [--steps 2] [--output DIR]
+
+Trains a small denoiser on sums and products for some tens of seconds, enumerates what the sampler in use can write,
+and measures bias and spread of every estimator at several numbers of draws. Prints tables; writes estimators.csv,
+.json and .png. Expect some minutes on one thread; equal seeds give equal numbers. Canvases beyond 4 tokens (up to 8)
+have no exact gradient: only the likelihood is compared.
+"""
+
+import argparse
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from core.estimators import ESTIMATORS
+from core.generator import DiffusionGenerator
+from core.masking_strategy import DiffusionMaskingStrategy
+from core.selection import SELECTIONS
+from trainers.comparison import Comparison, compare_gradients, reinforce_row, variants
+from trainers.comparison_report import NOTES, tables, write
+from trainers.console import OptionParser, main_or_one_line
+from trainers.enumerable import LONGEST, MASK, AnswerDenoiser, build_model, choose_problems, fit
+from trainers.experiment import environment
+from trainers.measurements import at_least
+from trainers.options import ConfigError
+
+LONGEST_WITH_GRADIENT = 4  # 11^4 canvases; one token more takes 12 times the memory
+
+
+def options(argv: list[str]) -> argparse.Namespace:
+    parser, whole = OptionParser(), partial(at_least, 1)
+    parser.description = __doc__.split("\n")[0]
+    parser.add_argument("-h", "--help", action="help")
+    parser.add_argument("--sampler", default="count_matched", choices=("count_matched", "ancestral"))
+    parser.add_argument("--selection", default="top1", choices=tuple(SELECTIONS))
+    parser.add_argument("--steps", default=4, type=whole, help="T of the one schedule (default 4)")
+    parser.add_argument("--alpha_schedule", default="cosine")
+    parser.add_argument("--length", default=4, type=whole, help="tokens of the canvas (default 4)")
+    parser.add_argument("--block_length", default=None, type=whole)
+    parser.add_argument("--temperature", default=1.0, type=float)
+    parser.add_argument("--estimators", nargs="+", default=None, help="default: all that fit the selection rule")
+    parser.add_argument("--numbers", nargs="+", default=[1, 2, 4], type=whole, help="of draws, beside the published")
+    parser.add_argument("--problems", default=4, type=whole)
+    parser.add_argument("--completions", default=24, type=whole, help="of each problem, for the likelihood")
+    parser.add_argument("--draws", default=32, type=partial(at_least, 2), help="repetitions of every estimate")
+    parser.add_argument("--batches", default=128, type=partial(at_least, 16), help="for the gradient")
+    parser.add_argument("--batch_size", default=64, type=whole, help="rollouts of a batch")
+    parser.add_argument("--train_steps", default=800, type=whole)
+    parser.add_argument("--seed", default=0, type=int)
+    parser.add_argument("--output", default=Path("runs/estimators"), type=Path)
+    found = parser.parse_args(argv)
+    if found.length > LONGEST:
+        raise ConfigError(f"--length {found.length}: expected at most {LONGEST}, states grow as 2^length")
+    if found.batch_size % found.problems:
+        raise ConfigError(f"--batch_size {found.batch_size}: expected a multiple of --problems {found.problems}")
+    if found.estimators is None:  # selection_replay is the law of one rule
+        found.estimators = [n for n in ESTIMATORS if n != "selection_replay" or found.selection == "low_confidence"]
+    return found
+
+
+def main(argv: list[str]) -> None:
+    chosen, console, start = options(argv), Console(), time.perf_counter()
+    torch.set_num_threads(1)  # the same order of additions on every machine
+    model = build_model(chosen.seed)
+    denoiser = AnswerDenoiser(model, MASK, head=model.lm_head)
+    try:
+        masking = DiffusionMaskingStrategy(0.0, chosen.steps, chosen.alpha_schedule)
+        generator = DiffusionGenerator(
+            denoiser,
+            masking.schedule,
+            masking,
+            chosen.length,
+            chosen.block_length,
+            chosen.sampler,
+            chosen.selection,
+            chosen.temperature,
+        )
+        compared = variants(chosen.estimators, chosen.numbers, generator)
+        chosen.output.mkdir(parents=True, exist_ok=True)
+        with console.status("training"):
+            fitted = fit(denoiser, masking, chosen.length, chosen.train_steps, chosen.seed)
+        prompts, answers, accuracy = choose_problems(generator, chosen.problems, chosen.seed)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    console.print(f"sampled accuracy {accuracy:.2f} over all problems, bound {fitted.nelbo:.2f} nats after training")
+
+    comparison = Comparison(generator, masking, list(model.parameters()), prompts, answers, chosen.seed)
+    with console.status("likelihoods"):
+        rows = [comparison.likelihood(variant, chosen.completions, chosen.draws) for variant in compared]
+    expected = None
+    if chosen.length <= LONGEST_WITH_GRADIENT:
+        with console.status("exact gradient"):
+            target = comparison.target()
+            batches = comparison.batches(target, chosen.batches, chosen.batch_size)
+            reinforce, expected = torch.stack([batch.reinforce for batch in batches]), target.expected_rewards.tolist()
+        for i, variant in enumerate(compared):
+            with console.status(f"gradients of {variant.label}"):
+                samples = comparison.gradients(variant, batches)
+                rows[i] = compare_gradients(rows[i], samples, reinforce, target.gradient)
+        rows = [reinforce_row(batches, target), *rows]
+
+    for table in tables(rows):
+        console.print(table)
+    for note in NOTES:
+        console.print(note, style="dim", markup=False, highlight=False, soft_wrap=True)
+    settings = {
+        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(chosen).items()},
+        "schedule": masking.schedule.params,
+        "training": {"steps": fitted.steps, "nelbo": fitted.nelbo, "sampled_accuracy": accuracy},
+        "expected_rewards": expected,
+        "environment": environment(),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    for path in write(chosen.output, rows, settings):
+        console.print(f"written: {path}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main_or_one_line(main)
