@@ -23,12 +23,9 @@ from trainers.config import ConfigError
 from trainers.config_parser import parse
 from trainers.console import close_progress, main_or_one_line, use_line_progress
 from trainers.evaluation import Evaluation, summarise
-from trainers.experiment import build_evaluator, environment, load_experiment_policy, load_task
-from trainers.grpo import ImprovedDiffuGRPOTrainer
-from trainers.models import lora_config
+from trainers.experiment import build_evaluator, build_trainer, environment, load_experiment_policy, load_task
 from trainers.report import metrics_table, write_report
 from trainers.rewards import RewardError
-from trainers.sft import DiffusionSFTTrainer
 
 SAMPLES = 4  # completions shown before and after
 Outcomes = dict[str, Evaluation]
@@ -43,14 +40,7 @@ def main(argv: list[str]) -> None:
     task, splits = load_task(config.task)
     set_seed(args.seed)
     policy = load_experiment_policy(config, splits["train"])
-    adapter = lora_config(config.model)
-    if config.trainer == "grpo":
-        rewards = [task.REWARDS[name] for name in config.task.rewards]
-        trainer = ImprovedDiffuGRPOTrainer(
-            policy, rewards, args, splits["train"], splits["validation"], peft_config=adapter
-        )
-    else:
-        trainer = DiffusionSFTTrainer(policy, args, splits["train"], splits["validation"], peft_config=adapter)
+    trainer = build_trainer(config, task, splits, policy)
     use_line_progress(trainer)
     output = Path(args.output_dir)
     console = Console(quiet=not trainer.accelerator.is_main_process)

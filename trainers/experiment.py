@@ -1,4 +1,4 @@
-"""What every script does first: from a parsed config to splits, a policy and an evaluator."""
+"""What every script does first: from a parsed config to splits, a policy, a trainer and an evaluator."""
 
 import platform
 from importlib.metadata import version
@@ -9,11 +9,13 @@ import torch
 from datasets import Dataset
 
 from core.masking_strategy import sync_masking_with_nelbo
-from trainers.config import ConfigError, TaskArguments
+from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, TaskArguments
 from trainers.config_parser import ExperimentConfig
 from trainers.evaluation import Evaluator
-from trainers.models import Policy, load_policy
+from trainers.grpo import ImprovedDiffuGRPOTrainer
+from trainers.models import Policy, load_policy, lora_config
 from trainers.objects import build_loss, build_masking
+from trainers.sft import DiffusionSFTTrainer
 from trainers.tasks import TASKS
 
 VERSIONS = ("torch", "trl", "transformers", "accelerate", "datasets", "peft")
@@ -52,6 +54,19 @@ def load_experiment_policy(config: ExperimentConfig, train: Dataset) -> Policy:
     """The policy; a fresh tokenizer is trained on the training split."""
     corpus = (prompt + text for prompt, text in zip(train["prompt"], train["completion"], strict=True))
     return load_policy(config.model, corpus)
+
+
+def build_trainer(
+    config: ExperimentConfig, task: ModuleType, splits: dict[str, Dataset], policy: Policy
+) -> ImprovedDiffuGRPOTrainer | DiffusionSFTTrainer:
+    """The trainer that the config names, on the task's rewards and splits."""
+    args, adapter = config.training, lora_config(config.model)
+    if isinstance(args, ImprovedDiffuGRPOConfig):
+        rewards = [task.REWARDS[name] for name in config.task.rewards]
+        return ImprovedDiffuGRPOTrainer(
+            policy, rewards, args, splits["train"], splits["validation"], peft_config=adapter
+        )
+    return DiffusionSFTTrainer(policy, args, splits["train"], splits["validation"], peft_config=adapter)
 
 
 def build_evaluator(config: ExperimentConfig, task: ModuleType, problems: Dataset) -> Evaluator:

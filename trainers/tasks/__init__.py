@@ -3,6 +3,6 @@ of ours."""
 
 from types import ModuleType
 
-from trainers.tasks import gsm8k
+from trainers.tasks import countdown, gsm8k
 
-TASKS: dict[str, ModuleType] = {gsm8k.NAME: gsm8k}
+TASKS: dict[str, ModuleType] = {gsm8k.NAME: gsm8k, countdown.NAME: countdown}

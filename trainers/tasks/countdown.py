@@ -1,0 +1,464 @@
+"""Countdown: combine every given number exactly once by + - * / so that the expression equals a target (Gandhi et al.
+2024, arXiv:2404.03683, after the television game).
+
+Nouns: an *instance* is the multiset of numbers with the target, "3 4 7=49"; an *expression* is an infix text of
+positive whole numbers, + - * / and parentheses, with at least one operation; a *verdict* says whether a completion is
+a right expression.
+
+Convention: a completion is the expression and nothing else, "(3+4)*7". Numbers stand in ascending order in the prompt,
+so that an instance has one prompt. Usually several expressions are right, and the verifier accepts any. Three sources
+give the same columns (prompt, completion, answer; cluster, which is the instance): an embedded seeded generator, local
+jsonl files of {"nums": [3, 4, 7], "target": 49}, and a dataset of the hub with these columns.
+"""
+
+import hashlib
+import json
+import operator
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
+from typing import TypeGuard
+
+import datasets
+
+NAME = "countdown"
+
+TRAIN_SIZE = 16384  # embedded problems; a real training file is used whole
+VALIDATION_SIZE = 512  # of a real training file at most a tenth of its rows
+TEST_SIZE = 1024  # embedded problems, or rows carved out of a single file; a real test file is used whole
+
+MAX_OPERATIONS = 3  # four numbers: the search for a reference expression stays within milliseconds
+MIN_MAX_NUMBER = 2
+MAX_MAX_NUMBER = 1000
+MAX_TARGET_RATIO = 5  # target / max_number of an embedded problem; without a bound, products take most of the targets
+MAX_VALUE = 10**9 - 1  # of a number or target in a file
+MAX_FRUITLESS_DRAWS = 5000  # consecutive draws without a new instance after which a held-out split counts as exhausted
+
+MAX_EXPRESSION_TOKENS = 100  # numbers, signs and parentheses; bounds the depth of the recursive parser
+MAX_NUMBER_DIGITS = 9
+
+OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "": 3}  # "" is a bare number
+
+NUMBER = re.compile(rf"[1-9][0-9]{{0,{MAX_NUMBER_DIGITS - 1}}}")
+# Anything glued to a number (a letter, a decimal part, a foreign digit) spoils it. Linear time: nothing to backtrack
+# into, as each part starts with a character that the one before it cannot take.
+TOKEN = re.compile(r"\w+(?:[.,]\d+)*|\n|\S")
+ANSWER = re.compile(rf"({NUMBER.pattern}(?: {NUMBER.pattern})+)=({NUMBER.pattern})")
+
+
+def build_prompt(question: str) -> str:
+    """Return the prompt of a question; the completion starts right after it."""
+    return f"{question}\nAnswer:"
+
+
+# --- verifier and rewards -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a completion is right, read as one expression (strict) or as a text that contains it (lenient)."""
+
+    strict: bool
+    lenient: bool
+
+
+@dataclass(frozen=True)
+class Instance:
+    """Numbers in ascending order, and the target; the unit that splits are disjoint in."""
+
+    numbers: tuple[int, ...]
+    target: int
+
+    def __str__(self) -> str:
+        return f"{' '.join(map(str, self.numbers))}={self.target}"
+
+    def question(self) -> str:
+        return f"Use {', '.join(map(str, self.numbers))} to get {self.target}."
+
+    def solved_by(self, tokens: list[str]) -> bool:
+        """Whether the tokens are an expression of exactly these numbers with the target as value."""
+        numbers = sorted(int(token) for token in tokens if NUMBER.fullmatch(token))
+        return tuple(numbers) == self.numbers and evaluate(tokens) == self.target
+
+
+def verify(completion: str, answer: str) -> Verdict:
+    """Check the expression of a completion in exact rational arithmetic, without evaluating any text.
+
+    Args:
+        completion: text of the model. Strict wants one expression and nothing else but blanks. Lenient reads the last
+            expression of the text, so that "Try (3+4)*7 = 49." is right; an expression does not cross a line.
+        answer: the instance, as in the `answer` column.
+
+    Raises:
+        ValueError: `answer` is not an instance.
+    """
+    match = ANSWER.fullmatch(answer)
+    if match is None:
+        raise ValueError(f"answer = {answer!r}: expected numbers and a target such as '3 4 7=49'")
+    instance = Instance(tuple(sorted(map(int, match[1].split()))), int(match[2]))
+    strict = instance.solved_by(_tokens(completion.strip()))
+    return Verdict(strict=strict, lenient=strict or instance.solved_by(_last_expression(completion)))
+
+
+def correctness(completions: list, answer: list[str], **kwargs) -> list[float]:
+    """Reward 1.0 for a strictly correct completion (see `verify`), else 0.0."""
+    return [float(verify(_text(c), a).strict) for c, a in zip(completions, answer, strict=True)]
+
+
+def format_reward(completions: list, **kwargs) -> list[float]:
+    """Reward 1.0 for a completion that is one expression and nothing else; its numbers and value may be wrong."""
+    return [float(evaluate(_tokens(_text(c).strip())) is not None) for c in completions]
+
+
+REWARDS = {"correctness": correctness, "format": format_reward}
+
+
+def _text(completion: str | list[dict[str, str]]) -> str:
+    return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
+def _tokens(text: str) -> list[str]:
+    return TOKEN.findall(text)
+
+
+def _last_expression(text: str) -> list[str]:
+    """Return the tokens of the last expression in a text, empty if there is none."""
+    runs: list[list[str]] = [[]]
+    for token in _tokens(text):
+        if token in OPERATIONS or token in "()" or NUMBER.fullmatch(token):
+            runs[-1].append(token)
+        else:
+            runs.append([])
+    return next((run for run in reversed(runs) if evaluate(run) is not None), [])
+
+
+def evaluate(tokens: list[str]) -> Fraction | None:
+    """Value of an expression; None for anything else, a division by zero or too long a text included."""
+    if not 3 <= len(tokens) <= MAX_EXPRESSION_TOKENS or OPERATIONS.keys().isdisjoint(tokens):
+        return None
+    rest = tokens[::-1]
+    try:
+        value = _sum(rest)
+    except (SyntaxError, ZeroDivisionError):
+        return None
+    return None if rest else value
+
+
+# The grammar, one function a rule; each takes its tokens off the end of a reversed list.
+
+
+def _sum(rest: list[str]) -> Fraction:
+    """sum = product {("+" | "-") product}"""
+    value = _product(rest)
+    while rest and rest[-1] in ("+", "-"):
+        value = OPERATIONS[rest.pop()](value, _product(rest))
+    return value
+
+
+def _product(rest: list[str]) -> Fraction:
+    """product = atom {("*" | "/") atom}"""
+    value = _atom(rest)
+    while rest and rest[-1] in ("*", "/"):
+        value = OPERATIONS[rest.pop()](value, _atom(rest))
+    return value
+
+
+def _atom(rest: list[str]) -> Fraction:
+    """atom = number | "(" sum ")" """
+    token = rest.pop() if rest else ""
+    if token == "(":
+        value = _sum(rest)
+        if rest and rest.pop() == ")":
+            return value
+    elif NUMBER.fullmatch(token):
+        return Fraction(int(token))
+    raise SyntaxError
+
+
+# --- expressions ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Term:
+    """A value with how it was made: an operation on two terms, or a given number (no sign)."""
+
+    value: Fraction
+    sign: str = ""
+    operands: "tuple[Term, ...]" = ()
+
+    def combined(self, sign: str, right: "Term") -> "Term":
+        """`self sign right`."""
+        return Term(OPERATIONS[sign](self.value, right.value), sign, (self, right))
+
+    def __str__(self) -> str:
+        """The expression, with the parentheses that it needs and no others."""
+        if not self.sign:
+            return str(self.value)
+        left, right = self.operands
+        rank = PRECEDENCE[self.sign]
+        # a-(b+c) and a/(b*c) keep parentheses among equals; a+(b-c) and a*(b/c) do not need them
+        return f"{left._inside(rank)}{self.sign}{right._inside(rank + (self.sign in '-/'))}"
+
+    def _inside(self, rank: int) -> str:
+        return f"({self})" if PRECEDENCE[self.sign] < rank else str(self)
+
+
+def _leaves(numbers: tuple[int, ...]) -> list[Term]:
+    return [Term(Fraction(number)) for number in numbers]
+
+
+def _whole_results(one: Term, other: Term) -> list[Term]:
+    """Every operation on two positive terms, larger first, whose result is a positive whole number."""
+    left, right = (one, other) if one.value >= other.value else (other, one)
+    allowed = {"+": True, "-": left.value > right.value, "*": True, "/": left.value % right.value == 0}
+    return [left.combined(sign, right) for sign in OPERATIONS if allowed[sign]]
+
+
+def _all_results(one: Term, other: Term) -> list[Term]:
+    """Every operation on two terms in either order."""
+    orders = ((one, other), (other, one))
+    return [left.combined(sign, right) for left, right in orders for sign in OPERATIONS if sign != "/" or right.value]
+
+
+def _reachable(terms: list[Term], results: Callable[[Term, Term], list[Term]]) -> Iterator[Term]:
+    """Every term that uses all the given ones."""
+    if len(terms) == 1:
+        yield terms[0]
+    for i, j in combinations(range(len(terms)), 2):
+        others = [term for k, term in enumerate(terms) if k not in (i, j)]
+        for term in results(terms[i], terms[j]):
+            yield from _reachable([*others, term], results)
+
+
+@lru_cache(maxsize=TRAIN_SIZE)
+def solve(instance: Instance) -> str | None:
+    """Return a right expression, the same one for equal instances, or None if there is none.
+
+    Results in between are positive and whole where that is possible; additions are tried first.
+    """
+    leaves = _leaves(instance.numbers)
+    found = (t for results in (_whole_results, _all_results) for t in _reachable(leaves, results))
+    return next((str(term) for term in found if term.value == instance.target), None)
+
+
+# --- embedded problems ----------------------------------------------------------------------------
+
+
+def split_of(instance: Instance) -> str:
+    """Assign an instance to train (80%), validation (10%) or test (10%), the same in every run and for every seed."""
+    digest = hashlib.sha256(f"{NAME}|{instance}".encode()).digest()
+    bucket = int.from_bytes(digest[:8], "big") % 10
+    return {8: "validation", 9: "test"}.get(bucket, "train")
+
+
+def draw_instance(rng: random.Random, num_operations: int, max_number: int) -> Instance:
+    """Draw numbers uniformly from 1 to `max_number`, then join two random terms by a random operation until one is
+    left: the target. Results in between are positive and whole."""
+    numbers = tuple(sorted(rng.randint(1, max_number) for _ in range(num_operations + 1)))
+    terms = _leaves(numbers)
+    while len(terms) > 1:
+        rng.shuffle(terms)
+        terms.append(rng.choice(_whole_results(terms.pop(), terms.pop())))
+    return Instance(numbers, int(terms[0].value))
+
+
+def generate(
+    split: str, size: int, *, seed: int, min_operations: int, max_operations: int, max_number: int
+) -> list[Instance]:
+    """Draw the instances of one split; one may repeat in train only.
+
+    Raises:
+        ValueError: the split has fewer distinct instances than a held-out `size`, or none at all.
+    """
+    rng = random.Random(f"{seed}-{split}")  # a stream per split: the size of one does not change another
+    instances: list[Instance] = []
+    seen: set[Instance] = set()
+    fruitless = 0
+    while len(instances) < size:
+        fruitless += 1
+        if fruitless > MAX_FRUITLESS_DRAWS:
+            raise ValueError(
+                f"task.{split}_size = {size}: only about {len(instances)} distinct instances exist with "
+                f"{min_operations} to {max_operations} operations and max_number = {max_number}; ask for fewer"
+            )
+        instance = draw_instance(rng, rng.randint(min_operations, max_operations), max_number)
+        if instance.target > MAX_TARGET_RATIO * max_number or split_of(instance) != split:
+            continue
+        if split == "train" or instance not in seen:
+            seen.add(instance)
+            instances.append(instance)
+            fruitless = 0
+    return instances
+
+
+# --- real data ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Record:
+    """An instance with where it was read, for errors."""
+
+    instance: Instance
+    where: str
+
+
+def _to_record(raw: object, where: str) -> Record:
+    """Read one record {"nums", "target"}."""
+    numbers, target = (raw.get("nums"), raw.get("target")) if isinstance(raw, dict) else (None, None)
+    if not isinstance(numbers, list) or not all(map(_is_value, numbers)) or not _is_value(target):
+        raise ValueError(
+            f'{where}: expected {{"nums": [3, 4, 7], "target": 49}} with whole numbers from 1 to {MAX_VALUE}'
+        )
+    if not 2 <= len(numbers) <= MAX_OPERATIONS + 1:
+        raise ValueError(f'{where}: "nums" has {len(numbers)} numbers; expected 2 to {MAX_OPERATIONS + 1}')
+    return Record(Instance(tuple(sorted(numbers)), target), where)
+
+
+def _is_value(value: object) -> TypeGuard[int]:
+    return type(value) is int and 1 <= value <= MAX_VALUE  # JSON's true is an int to isinstance
+
+
+def _read_jsonl(path: str) -> list[Record]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"task.data_files: {path} is not a file; expected a Countdown jsonl file")
+    records = []
+    with open(path, "rb") as lines:  # bytes: a line that is not UTF-8 then fails with its line number
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                raw = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{where}: expected one JSON object per line") from error
+            records.append(_to_record(raw, where))
+    if not records:
+        raise ValueError(f"task.data_files: {path} has no rows; expected a Countdown jsonl file")
+    return records
+
+
+def _read_hub(dataset_name: str) -> list[list[Record]]:
+    """Return the records of split train and, where there is one, of split test."""
+    splits = datasets.load_dataset(dataset_name)
+    if "train" not in splits:
+        raise ValueError(f"task.dataset_name = {dataset_name!r}: expected a split train, got {list(splits)}")
+    return [
+        [_to_record(raw, f"{dataset_name} {split}, row {i}") for i, raw in enumerate(splits[split])]
+        for split in ("train", "test")
+        if split in splits
+    ]
+
+
+def _carve(sources: list[list[Record]], sizes: dict[str, int | None], seed: int) -> dict[str, list[Record]]:
+    """Carve validation, and test where there is no second source, out of the first one."""
+    test = sources[1] if len(sources) == 2 else None
+    # An instance that repeats, or that the test source also has, would otherwise cross a split.
+    taken = {record.instance for record in test or ()}
+    pool = list({record.instance: record for record in sources[0] if record.instance not in taken}.values())
+    random.Random(seed).shuffle(pool)
+    tenth = max(1, len(pool) // 10)
+    num_validation = sizes["validation"] or min(VALIDATION_SIZE, tenth)
+    num_test = (sizes["test"] or min(TEST_SIZE, tenth)) if test is None else 0
+    held_out = num_validation + num_test
+    if held_out >= len(pool):
+        raise ValueError(
+            f"task.validation_size = {num_validation} and {num_test} carved test rows leave nothing to train on: "
+            f"the training source has {len(pool)} distinct instances"
+        )
+    return {
+        "train": pool[held_out:][: sizes["train"]],
+        "validation": pool[:num_validation],
+        "test": pool[num_validation:held_out] if test is None else test[: sizes["test"]],
+    }
+
+
+# --- dataset --------------------------------------------------------------------------------------
+
+
+def load_splits(
+    *,
+    data_files: list[str] | None,
+    dataset_name: str | None,
+    train_size: int | None,
+    validation_size: int | None,
+    test_size: int | None,
+    seed: int,
+    min_operations: int,
+    max_operations: int,
+    max_number: int,
+) -> dict[str, datasets.Dataset]:
+    """Load the disjoint splits train, validation and test with the text columns prompt, completion, answer and
+    cluster.
+
+    Args:
+        data_files: jsonl files [train] or [train, test]; None with `dataset_name` None means embedded problems.
+        dataset_name: a hub dataset with columns nums and target, such as "Jiayi-Pan/Countdown-Tasks-3to4". A reference
+            expression is searched for every row that is kept: cap a long file with `train_size`.
+        train_size: rows of train; for real data a cap. None: `TRAIN_SIZE` embedded problems, or all real rows.
+        validation_size: rows of validation. None: `VALIDATION_SIZE`, of real data at most a tenth.
+        test_size: rows of test; for a real test source a cap. None: `TEST_SIZE`, or all rows of a real test source.
+        seed: seed of the generator, or of the carving of real rows.
+        min_operations: fewest operations of an embedded problem, 1 to 3; there is one number more.
+        max_operations: most operations of an embedded problem, 1 to 3.
+        max_number: largest given number of an embedded problem; targets reach `MAX_TARGET_RATIO` times as far.
+
+    Raises:
+        ValueError: a value is out of range, a size cannot be reached, or a record is malformed or has no solution.
+        FileNotFoundError: a data file does not exist.
+    """
+    sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+    _check_arguments(data_files, dataset_name, sizes, min_operations, max_operations, max_number)
+    if data_files is not None:
+        records = _carve([_read_jsonl(path) for path in data_files], sizes, seed)
+    elif dataset_name is not None:
+        records = _carve(_read_hub(dataset_name), sizes, seed)
+    else:
+        bounds = {"min_operations": min_operations, "max_operations": max_operations, "max_number": max_number}
+        defaults = {"train": TRAIN_SIZE, "validation": VALIDATION_SIZE, "test": TEST_SIZE}
+        records = {
+            split: [Record(i, "generator") for i in generate(split, sizes[split] or default, seed=seed, **bounds)]
+            for split, default in defaults.items()
+        }
+    return {split: datasets.Dataset.from_list([_to_row(r) for r in rows]) for split, rows in records.items()}
+
+
+def _to_row(record: Record) -> dict[str, str]:
+    instance = record.instance
+    expression = solve(instance)
+    if expression is None:
+        raise ValueError(f"{record.where}: no expression of {instance.numbers} equals {instance.target}")
+    return {
+        "prompt": build_prompt(instance.question()),
+        "completion": expression,
+        "answer": str(instance),
+        "cluster": str(instance),
+    }
+
+
+def _check_arguments(
+    data_files: list[str] | None,
+    dataset_name: str | None,
+    sizes: dict[str, int | None],
+    min_operations: int,
+    max_operations: int,
+    max_number: int,
+) -> None:
+    if data_files is not None and dataset_name is not None:
+        raise ValueError(f"task.dataset_name = {dataset_name!r}: give either data_files or dataset_name, not both")
+    if data_files is not None and len(data_files) not in (1, 2):
+        raise ValueError(f"task.data_files = {data_files}: expected [train.jsonl] or [train.jsonl, test.jsonl]")
+    for split, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"task.{split}_size = {size}: must be at least 1, or null for the default")
+    if not 1 <= max_operations <= MAX_OPERATIONS:
+        raise ValueError(f"task.max_operations = {max_operations}: must be in 1..{MAX_OPERATIONS}")
+    if not 1 <= min_operations <= max_operations:
+        raise ValueError(f"task.min_operations = {min_operations}: must be in 1..max_operations = {max_operations}")
+    if not MIN_MAX_NUMBER <= max_number <= MAX_MAX_NUMBER:
+        raise ValueError(f"task.max_number = {max_number}: must be in {MIN_MAX_NUMBER}..{MAX_MAX_NUMBER}")
