@@ -78,7 +78,7 @@ def parse(argv: list[str] | None = None) -> ExperimentConfig:
         paths = [path for path in paths if path != "-h"]
     elif len(paths) != 1:
         raise ConfigError(f"expected one config file first, got {paths}; call: train.py configs/x.yaml [--key value]")
-    document = _load(Path(paths[0])) if paths else {}
+    document = load_yaml(Path(paths[0])) if paths else {}
     trainer = _trainer([*document.items(), *overrides])
     parser = SectionParser(trainer)
     if wants_help:
@@ -301,7 +301,7 @@ class _StrictLoader(yaml.SafeLoader):
         return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         # JSON is YAML, but for tabs as indentation

@@ -151,13 +151,13 @@ def curves_png(log_history: Log, path: str | Path, held_out: Mapping[str, Any] |
     _draw_rewards(reward, rows)
     _draw_bound(bound, rows)
     if _has(rows, "kl") or not _has(rows, "ratio_log_std"):
-        _label(ratio, "KL to the reference policy", "KL (nats per token)")
+        label_axes(ratio, "KL to the reference policy", "KL (nats per token)")
         _draw_line(ratio, rows, "kl", BLUE)
     else:
-        _label(ratio, "Spread of the policy ratio (no KL logged: beta = 0)", "log ratio, r.m.s. (nats per token)")
+        label_axes(ratio, "Spread of the policy ratio (no KL logged: beta = 0)", "log ratio, r.m.s. (nats per token)")
         _draw_line(ratio, rows, "ratio_log_std", BLUE)
     _draw_held_out(accuracy, held_out or {})
-    _finish(figure, path)
+    save_figure(figure, path)
 
 
 def sft_curves_png(log_history: Log, path: str | Path) -> None:
@@ -166,7 +166,7 @@ def sft_curves_png(log_history: Log, path: str | Path) -> None:
     figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     loss, bound = figure.subplots(1, 2)
-    _label(loss, "Loss", "nats per canvas token")
+    label_axes(loss, "Loss", "nats per canvas token")
     _draw_line(loss, rows, "loss", BLUE, label="training")
     if _has(log_history, "eval_loss"):
         _draw_line(loss, log_history, "eval_loss", RED, label="validation")
@@ -176,10 +176,10 @@ def sft_curves_png(log_history: Log, path: str | Path) -> None:
         _draw_cross_entropy(bound, rows)
     else:
         _draw_bound(bound, rows)
-    _finish(figure, path)
+    save_figure(figure, path)
 
 
-def _label(axes: Axes, title: str, quantity: str, x: str = "optimiser step") -> None:
+def label_axes(axes: Axes, title: str, quantity: str, x: str = "optimiser step") -> None:
     axes.set_title(title)
     axes.set_xlabel(x)
     axes.set_ylabel(quantity)
@@ -203,7 +203,7 @@ def _remark(axes: Axes, text: str) -> None:
 
 
 def _draw_rewards(axes: Axes, rows: Log) -> None:
-    _label(axes, "Reward", "mean reward per completion")
+    label_axes(axes, "Reward", "mean reward per completion")
     for index, (key, name) in enumerate(_reward_keys(rows).items()):
         _draw_line(axes, rows, key, REWARD_COLOURS[index % len(REWARD_COLOURS)], label=name, width=1.2)
     _draw_line(axes, rows, "reward", BLUE, label="reward (total)", width=2.4)
@@ -214,7 +214,7 @@ def _draw_rewards(axes: Axes, rows: Log) -> None:
 
 
 def _draw_bound(axes: Axes, rows: Log) -> None:
-    _label(axes, "Bound on -log p(completion)", "NELBO (nats per completion)")
+    label_axes(axes, "Bound on -log p(completion)", "NELBO (nats per completion)")
     rolled_out = "scheduled_sampling/nelbo_rolled_out"
     if _has(rows, "nelbo") or not _has(rows, rolled_out):
         _draw_line(axes, rows, "nelbo", BLUE, label="NELBO")
@@ -231,7 +231,7 @@ def _draw_bound(axes: Axes, rows: Log) -> None:
 
 
 def _draw_cross_entropy(axes: Axes, rows: Log) -> None:
-    _label(axes, "Flow matching", "cross-entropy (nats per token)")
+    label_axes(axes, "Flow matching", "cross-entropy (nats per token)")
     _draw_line(axes, rows, "cross_entropy", BLUE, label="on the path")
     rolled_out = "scheduled_sampling/cross_entropy_rolled_out"
     if _has(rows, rolled_out):
@@ -241,7 +241,7 @@ def _draw_cross_entropy(axes: Axes, rows: Log) -> None:
 
 def _draw_held_out(axes: Axes, held_out: Mapping[str, Any]) -> None:
     """Points with 95% intervals, before beside after; an end that is not finite is not drawn."""
-    _label(axes, "Held-out accuracy, 95% intervals", "problems solved (%)", x="")
+    label_axes(axes, "Held-out accuracy, 95% intervals", "problems solved (%)", x="")
     measured = {when: held_out[when] for when in WHEN if held_out.get(when)}
     names = list(dict.fromkeys(name for entries in measured.values() for name in entries))
     for when, entries in measured.items():
@@ -263,15 +263,15 @@ def _draw_held_out(axes: Axes, held_out: Mapping[str, Any]) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
 
 
-def _finish(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     image = io.BytesIO()
     figure.savefig(image, format="png")
-    _replace(Path(path), image.getvalue())
+    replace_file(Path(path), image.getvalue())
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Write beside, then rename: a reader finds the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -346,9 +346,9 @@ def write_report(
         "notes": notes,
         "log_history": log_history,
     }
-    _replace(directory / "results.json", (json.dumps(_plain(results), indent=2, allow_nan=False) + "\n").encode())
+    replace_file(directory / "results.json", (json.dumps(_plain(results), indent=2, allow_nan=False) + "\n").encode())
     report = directory / "report.md"
-    _replace(report, ("\n\n".join([f"# {title}", files, *body]) + "\n").encode())
+    replace_file(report, ("\n\n".join([f"# {title}", files, *body]) + "\n").encode())
     return report
 
 

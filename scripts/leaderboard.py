@@ -1,0 +1,52 @@
+"""Variants of one GRPO experiment at an equal budget of forward passes and of time, several seeds each.
+
+    python scripts/leaderboard.py configs/leaderboards/gsm8k.yaml [--only NAME ...] [--seeds 0 1] [--table]
+
+Runs what is not finished and writes one JSON a run, then results.csv, results.json and leaderboard.png, all under the
+board's `output_dir`. It can be stopped and started again, and started several times side by side: the processes share
+the work. --table runs nothing and shows what is finished. See `trainers.leaderboard` for what is measured.
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from trainers.config import ConfigError
+from trainers.console import OptionParser, main_or_one_line
+from trainers.leaderboard import finished, nearest, read_leaderboard, run_board
+from trainers.leaderboard_report import notes, rows, tables, write_results
+
+
+def main(argv: list[str]) -> None:
+    own = OptionParser()
+    own.add_argument("board", type=Path)
+    own.add_argument("--only", nargs="+", default=None, help="entries to run; 'start' is the untrained policy")
+    own.add_argument("--seeds", nargs="+", type=int, default=None, help="some of the board's seeds")
+    own.add_argument("--table", action="store_true", help="run nothing")
+    options = own.parse_args(argv)
+    board = read_leaderboard(options.board)
+    names, seeds = options.only or board.names, options.seeds or board.seeds
+    for name in names:
+        if name not in board.names:
+            raise ConfigError(f"--only {name!r}: {nearest(name, board.names)}")
+    for seed in seeds:
+        if seed not in board.seeds:
+            raise ConfigError(f"--seeds {seed}: the board has {', '.join(map(str, board.seeds))}")
+
+    console = Console()
+    if not options.table:
+        run_board(board, names, seeds, lambda line: console.print(line, markup=False, soft_wrap=True))
+    cells = finished(board)
+    if not any(cells.values()):
+        raise ConfigError(f"leaderboard {options.board}: nothing is finished in {board.output_dir}")
+    found = rows(board, cells)
+    write_results(board, cells, found)
+    for table in tables(board, found):
+        console.print(table)
+        console.print()
+    for note in notes(board, cells):
+        console.print(note, style="dim", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main_or_one_line(main)
