@@ -176,9 +176,7 @@ class Sandwich(TrajectoryNELBOLoss):
 def upper_bound(logps: Float[Tensor, "B M L"], draws: Draws, power: float) -> Float[Tensor, "B L"]:
     """SPG's evidence upper bound of each token, (1/b) log sum_m w_m p_mk^b; 0 where no draw scored the token."""
     terms = (power * logps + draws.weight.unsqueeze(2).log()).masked_fill(~draws.scored, float("-inf"))
-    seen = draws.scored.any(dim=1)
-    terms = torch.where(seen.unsqueeze(1), terms, 0.0)  # keeps -inf - -inf out of the gradient
-    return torch.where(seen, terms.logsumexp(dim=1) / power, 0.0)
+    return torch.where(draws.scored.any(dim=1), terms.logsumexp(dim=1) / power, 0.0)
 
 
 class MergedReplay(TrajectoryNELBOLoss):

@@ -269,8 +269,9 @@ class Likelihood(ABC):
         elif self.ratio == "plain":
             per_token = logps.sum(dim=1) / times_scored
         else:
-            total = total_weight(draws)
-            per_token = weighted / torch.where(total > 0, total, 1.0)
+            weight, total = draws.weight.unsqueeze(2), total_weight(draws).unsqueeze(1)
+            # divided first: the share of a token's only draw is then 1, exactly
+            per_token = (logps * (weight / torch.where(total > 0, total, 1.0))).sum(dim=1)
         terms = -(logps.detach() * draws.weight.unsqueeze(2)).sum(dim=2)
         return LikelihoodEstimate(
             sequence_bound=-weighted.sum(dim=1),

@@ -247,8 +247,9 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments):
             return
         timed = "'diffusion' for scheduled sampling: without timesteps there is nothing to roll out"
         require(self, "masking_strategy_type", self.masking_strategy_type == "diffusion", timed)
-        noised = self.likelihood == "trajectory_nelbo" and self.nelbo_source == "forward"
-        fresh = self.prediction_type == "flow_matching" or noised
+        walks = "trajectory_nelbo for scheduled sampling, which walks from its fresh masks"
+        require(self, "likelihood", self.likelihood == "trajectory_nelbo", walks)
+        fresh = self.prediction_type == "flow_matching" or self.nelbo_source == "forward"
         reason = "replayed states are already the model's own: there is no exposure bias to remove"
         require(self, "nelbo_source", fresh, f"'forward' for scheduled sampling: {reason}")
         if self.scheduled_sampling_probability == 1 and self.scheduled_sampling_ramp_steps == 0:
@@ -291,7 +292,7 @@ class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):
         require(self, "temperature", self.temperature > 0, "above 0: greedy rollouts of one prompt are all the same")
         require(self, "entropy_coef", self.entropy_coef == 0, "0: entropies are measured here without a gradient")
         require(self, "use_adaptive_entropy", not self.use_adaptive_entropy, "false: see training.entropy_coef")
-        require(self, "wd1_psi", self.wd1_psi > 0, "above 0")
+        require(self, "wd1_psi", 0 < self.wd1_psi < math.inf, "a finite number above 0")
         only_with(self, ["wd1_psi"], self.advantage_weighting == "wd1", "loss.advantage_weighting=wd1")
         check_supported(self)
         _settle_device(self)

@@ -254,7 +254,7 @@ class DiagnosticsCallback(TrainerCallback):
             return
         for name, recent in self._recent.items():
             if name in logs:
-                recent.append(logs[name])
+                recent.append(math.nan if logs[name] is None else logs[name])  # transformers logs None for NaN
                 if len(recent) == WINDOW:
                     self._judge(name, sum(recent) / WINDOW, state.global_step)
 

@@ -2,10 +2,10 @@
 
 TRL keeps advantages, clipping, KL, token and sequence ratios, metrics and logging. What changes is where completions
 come from (`_generate_single_turn`: the denoising loop) and what their log-probabilities are
-(`_get_per_token_logps_and_entropies`: the trajectory NELBO's per-token values). All randomness of the likelihood is
-drawn once per batch and iteration, right after the rollout; it travels in the inputs dictionary with the batch
-dimension first, so TRL's own shuffle and split keep it aligned, and old, reference and current policy are scored on
-the same states: with unchanged weights every ratio is exactly 1.
+(`_get_per_token_logps_and_entropies`: those of the likelihood in use, `core.estimators`). All randomness of the
+likelihood is drawn once per batch and iteration, right after the rollout; it travels in the inputs dictionary with the
+batch dimension first, so TRL's own shuffle and split keep it aligned, and old, reference and current policy are scored
+on the same states: with unchanged weights every ratio is exactly 1.
 """
 
 import copy
@@ -26,11 +26,9 @@ from core.likelihood import Draws, LikelihoodEstimate
 from core.scheduled_sampling import RollOut
 from core.trajectory import Trajectory
 from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, check_supported
-from trainers.diagnostics import (
-    DiagnosticsCallback,
-)
+from trainers.diagnostics import DiagnosticsCallback
 from trainers.exposure import log_follows, rollout_metrics
-from trainers.grpo_metrics import MeasuredGRPOTrainer
+from trainers.grpo_metrics import COMMITS, MeasuredGRPOTrainer
 from trainers.models import Policy
 from trainers.objects import build_generator, build_likelihood, build_masking, build_scheduled_sampling
 from trainers.randomness import generator_at
@@ -38,7 +36,6 @@ from trainers.rewards import checked
 
 DRAWS = "draws/"  # prefix of the drawn states in the inputs dictionary
 CANVAS = "canvas_ids"  # the whole canvas behind completion_ids, (B, L)
-COMMITS = "commit_logps"  # log-probs with which the rollout committed them, (B, L)
 
 
 def disable_dropout(model: nn.Module) -> None:

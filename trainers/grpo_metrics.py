@@ -25,6 +25,8 @@ from trainers.diagnostics import (
 from trainers.exposure import bounds_apart, log_follows
 from trainers.resuming import ResumableGRPOTrainer
 
+COMMITS = "commit_logps"  # log-probs with which the rollout committed its tokens; key of the inputs dictionary, (B, L)
+
 
 class MeasuredGRPOTrainer(ResumableGRPOTrainer):
     """TRL's trainer with these metrics; a subclass rolls out, scores, and says what it did."""

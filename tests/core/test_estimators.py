@@ -213,6 +213,10 @@ def test_one_step_is_the_replay_of_a_rollout_of_one_step():
     many = rollouts(40)[1]
     apart = likelihood.score(denoiser, *prompts(40), many.ids, draw(likelihood, masking, many))
     assert (apart.per_token_logps - many.commit_logps).abs().max() > 0.1, "and of no other"
+    thrice, _ = build("one_step", num_draws=3)  # without masked prompts three draws are one draw
+    again = thrice.score(denoiser, *prompts(40), trajectory.ids, draw(thrice, masking, trajectory))
+    assert torch.allclose(again.sequence_bound, found.sequence_bound, atol=1e-4)
+    assert torch.allclose(again.token_weight, found.token_weight)
 
 
 def test_segments_merge_neighbouring_steps():

@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+from watching import Watching
 
 from trainers.config import DiffusionSFTConfig, ImprovedDiffuGRPOConfig
 from trainers.console import quiet_libraries
@@ -47,8 +48,8 @@ def tokenizer(splits):
     return build_tokenizer(p + c for p, c in zip(train["prompt"], train["completion"], strict=True))
 
 
-def build_micro(tokenizer, seed=0, layers=1, **overrides):
-    """A bidirectional Llama of width 32 whose weights depend on the seed alone."""
+def build_micro(tokenizer, seed=0, layers=1, causal=False, **overrides):
+    """A Llama of width 32, bidirectional unless ``causal``, whose weights depend on the seed alone."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -56,7 +57,7 @@ def build_micro(tokenizer, seed=0, layers=1, **overrides):
         num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=512,
-        is_causal=False,
+        is_causal=causal,
         use_cache=False,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -127,6 +128,11 @@ def make_grpo(make_policy, grpo_args, splits):
         )
 
     return build
+
+
+@pytest.fixture
+def make_watching(make_grpo):
+    return lambda **options: make_grpo(cls=Watching, **options)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import itertools
 import json
 import warnings
 from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 import yaml
 from trl import GRPOConfig, SFTConfig
 
-from core.alpha_schedule import SCHEDULES
+from core.alpha_schedule import SCHEDULES, AlphaSchedule
+from core.estimators import ESTIMATORS
 from core.generator import SAMPLERS
 from core.scheduled_sampling import STRATEGIES, ScheduledSampling
 from core.solvers import SOLVERS
@@ -27,6 +29,7 @@ from trainers.config import (
     check_supported,
 )
 from trainers.config_parser import SHARED, TRAINERS, SectionParser, parse
+from trainers.objects import build_likelihood
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXAMPLE = {
@@ -114,7 +117,59 @@ REFUSED = [
     ("loss: {alpha_min: .nan}", [], ["loss.alpha_min=nan"]),
     ("loss: {num_draws: 0}", [], ["loss.num_draws=0", "at least 1"]),
     ("loss: {num_draws: 3, coupling: antithetic}", [], ["loss.num_draws=3", "even"]),
-    ("loss: {trajectory_nelbo_loss: false}", [], ["loss.trajectory_nelbo_loss=False", "only likelihood so far"]),
+    # likelihood
+    (
+        "loss: {trajectory_nelbo_loss: false}",
+        [],
+        ["loss.trajectory_nelbo_loss=False", "true or unset beside loss.likelihood=trajectory_nelbo"],
+    ),
+    (
+        "loss: {trajectory_nelbo_loss: true, likelihood: one_step}",
+        [],
+        ["loss.trajectory_nelbo_loss=True", "false or unset beside loss.likelihood=one_step"],
+    ),
+    ("loss: {likelihood: coupled, num_draws: 2}", [], ["loss.num_draws=2", "odd and at least 3"]),
+    ("loss: {likelihood: coupled}", ["--num_draws", "1"], ["loss.num_draws=1", "odd and at least 3"]),
+    ("loss: {likelihood: complementary, num_draws: 3}", [], ["loss.num_draws=3", "even", "complements"]),
+    ("loss: {likelihood: quadrature, num_draws: 0}", [], ["loss.num_draws=0", "at least 1"]),
+    ("loss: {likelihood: spg, ratio: plain}", [], ["loss.ratio='plain'", "one of none, weighted"]),
+    ("loss: {likelihood: spg}", ["--loss.ratio", "normalised"], ["loss.ratio='normalised'", "one of none, weighted"]),
+    ("loss: {likelihood: spg, eubo_power: 0.5}", [], ["loss.eubo_power=0.5", "at least 1"]),
+    ("loss: {likelihood: spg, eubo_power: .nan}", [], ["loss.eubo_power=nan", "at least 1 and finite"]),
+    ("loss: {likelihood: spg, eubo_power: .inf}", [], ["loss.eubo_power=inf", "at least 1 and finite"]),
+    ("likelihood: spg", ["--eubo_share", "1.5"], ["loss.eubo_share=1.5", "a share in [0, 1]"]),
+    ("likelihood: spg\nmasking: {strategy_type: full}", [], ["masking.strategy_type='full'", "loss.likelihood=spg"]),
+    ("loss: {likelihood: rollout, shrinkage: 0}", [], ["loss.shrinkage=0", "at least 1"]),
+    ("loss: {likelihood: rollout, shrinkage: 4, num_draws: 2}", [], ["loss.shrinkage=4", "loss.num_draws=2 unset"]),
+    (
+        "likelihood: selection_replay",
+        [],
+        ["loss.likelihood='selection_replay'", "generation.selection=low_confidence"],
+    ),
+    (
+        "likelihood: selection_replay\ngeneration: {selection: low_confidence, sampler: renoise}",
+        [],
+        ["loss.likelihood='selection_replay'", "generation.selection=low_confidence"],
+    ),
+    (
+        "likelihood: selection_replay\ngeneration: {selection: low_confidence}",
+        ["--loss.replay", "segments"],
+        ["loss.replay='segments'", "use drawn or all"],
+    ),
+    (
+        "likelihood: selection_replay\ngeneration: {selection: low_confidence, temperature: 0}",
+        [],
+        ["generation.temperature=0.0", "above 0", "greedy"],
+    ),
+    (f"{ON}likelihood: spg", [], ["loss.likelihood='spg'", "trajectory_nelbo for scheduled sampling"]),
+    (f"{ON}likelihood: monte_carlo", [], ["loss.likelihood='monte_carlo'", "trajectory_nelbo for scheduled sampling"]),
+    ("trainer: sft\nloss: {likelihood: one_step}", [], ["loss.likelihood='one_step'", "trajectory_nelbo: SFT"]),
+    ("likelihood: monte_carlo", ["--trainer", "sft"], ["loss.likelihood='monte_carlo'", "trajectory_nelbo: SFT"]),
+    ("loss: {wd1_psi: 2}", [], ["loss.wd1_psi=2.0", "only with loss.advantage_weighting=wd1"]),
+    ("advantage_weighting: wd1", ["--wd1_psi", "0"], ["loss.wd1_psi=0.0", "a finite number above 0"]),
+    ("loss: {advantage_weighting: wd1, wd1_psi: .inf}", [], ["loss.wd1_psi=inf", "a finite number above 0"]),
+    ("trainer: sft\nadvantage_weighting: wd1", [], ["advantage_weighting", "only trainer grpo has it"]),
+    # other values
     ("generation: {steps: 0}", [], ["generation.steps=0", "at least 1"]),
     ("generation: {temperature: -1}", [], ["generation.temperature=-1.0", "at least 0"]),
     ("generation: {temperature: 0}", [], ["generation.temperature=0.0", "greedy"]),
@@ -174,6 +229,44 @@ def test_refusal_names_key_value_and_what_is_allowed(write, text, overrides, fra
         assert fragment in message
 
 
+# options of section loss that belong to some estimators: key -> (constructor's argument, a value of its own)
+OWN_OPTIONS = {
+    "source": ("source", "forward"),
+    "coupling": ("coupling", "antithetic"),
+    "replay": ("replay", "all"),
+    "shrinkage": ("shrinkage", 3),
+    "eubo_power": ("power", 2.0),
+    "eubo_share": ("upper_share", 0.25),
+    "ratio": ("ratio", "weighted"),
+}
+BESIDE = {"selection_replay": ["--selection", "low_confidence"]}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_option_reaches_the_estimators_that_take_it_and_is_refused_beside_the_others(write, name):
+    path = write({"loss": {"likelihood": name}})
+    for key, (argument, value) in OWN_OPTIONS.items():
+        takers = [known for known, estimator in ESTIMATORS.items() if argument in signature(estimator).parameters]
+        argv = [path, *BESIDE.get(name, []), f"--loss.{key}", str(value)]
+        if name in takers:
+            built = build_likelihood(parse(argv).training)
+            assert type(built) is ESTIMATORS[name]
+            assert getattr(built, argument) == value
+            continue
+        with pytest.raises(ConfigError) as caught:
+            parse(argv)
+        message = str(caught.value)
+        assert message == f"loss.{key}={value!r}: only with loss.likelihood={' or '.join(takers)}"
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_is_built_on_the_one_schedule_with_its_own_number_of_states(write, name):
+    settings = ["--generation.steps", "8", "--alpha_schedule", "linear", "--alpha_min", ".1"]
+    found = build_likelihood(parse([write("{}"), "--likelihood", name, *BESIDE.get(name, []), *settings]).training)
+    assert found.schedule == AlphaSchedule("linear", 8, 0.1, 0.99)
+    assert (found.num_draws, found.ratio) == (ESTIMATORS[name].default_draws, ESTIMATORS[name].ratios[0])
+
+
 # keys of scheduled_sampling that are refused alike: file, keys, values, what the message says
 COUNTS = ("max_step_offset", "ramp_steps", "start_step")
 CHANCES = ("probability", "prob_start", "prob_end")
@@ -230,6 +323,9 @@ REGISTRIES = {
     "generation.solver": "euler, dpm, unipc, rk4",
     "generation.selection": "low_confidence, top1",
     "loss.alpha_schedule": ", ".join(SCHEDULES),
+    "loss.likelihood": ", ".join(ESTIMATORS),
+    "loss.ratio": "normalised, weighted, plain, none",
+    "loss.advantage_weighting": "advantage, wd1",
     "loss.prediction_type": "masked, flow_matching",
     "loss.source": "rollout, forward",
     "loss.coupling": "nested, antithetic, independent",
@@ -251,6 +347,7 @@ def test_unknown_name_lists_the_known_ones(write, name):
 
 NEW = {
     "alpha_schedule": (SCHEDULES, "linear", []),
+    "likelihood": (ESTIMATORS, "one_step", []),
     "sampler": (SAMPLERS, "renoise", []),
     "solver": (SOLVERS, "euler", ["--sampler", "ancestral"]),
     "scheduled_sampling_sampler": (SOLVERS, "euler", []),
@@ -444,6 +541,9 @@ ALLOWED = {
     "sft": f"{SFT}{ON}scheduled_sampling: {{visible_loss: 1, reflexflow: true, reflexflow_alpha: 0}}",
     "longest offset": f"{SFT}{ON}generation: {{steps: 4}}",
     "ancestral solver": "generation: {sampler: ancestral, solver: rk4}",
+    "likelihood": "loss: {likelihood: rollout, trajectory_nelbo_loss: false, shrinkage: 4, ratio: weighted}",
+    "likelihood by its other name": "loss: {trajectory_nelbo_loss: true, num_draws: 4, ratio: plain}",
+    "weighting": "loss: {likelihood: spg, eubo_power: 2, advantage_weighting: wd1, wd1_psi: 0.5}",
     "flow matching": f"{FLOW}{ON}generation: {{solver: unipc}}\nscheduled_sampling: {{reflexflow_beta2: 3}}",
 }
 

@@ -68,6 +68,8 @@ def train_and_save(make, processes, path):
         {"loss_type": "dr_grpo", "num_generations": 4, "beta": 0.1, "num_iterations": 2},
         {"loss_type": "dapo", "num_generations": 8},  # one group across both processes
         {"loss_type": "grpo", "nelbo_source": "forward", "num_iterations": 2},
+        # weights are a softmax over a group that lies across both processes
+        {"loss_type": "dapo", "num_generations": 8, "advantage_weighting": "wd1", "likelihood": "complementary"},
     ],
     ids=str,
 )

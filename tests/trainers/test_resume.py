@@ -13,7 +13,8 @@ from trl.trainer.utils import RepeatSampler
 
 from trainers.checkpoints import checkpoint_to_resume
 from trainers.config import ConfigError
-from trainers.grpo import ImprovedDiffuGRPOTrainer, ResumableSampler
+from trainers.grpo import ImprovedDiffuGRPOTrainer
+from trainers.resuming import ResumableSampler
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 SAVING = {"save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "linear"}
@@ -89,6 +90,8 @@ def assert_resumes_bit_by_bit(make, output, step, when="begin"):
         ),  # inside a rollout's micro-batches
         (3, "begin", {"num_iterations": 2, "nelbo_source": "forward", "p_mask_prompt": 0.3, "beta": 0.1}),
         (3, "begin", {"num_iterations": 2, "eval_strategy": "steps", "eval_steps": 1}),
+        # of all estimators this one draws most, and the batch carries it through the checkpoint
+        (3, "begin", {"num_iterations": 2, "likelihood": "selection_replay", "selection": "low_confidence"}),
     ],
     ids=str,
 )

@@ -119,7 +119,11 @@ def test_scoring_of_trl_returns_three_values_of_which_the_first_two_are_per_toke
 
 
 def test_batch_of_the_loss_has_trls_keys_and_the_drawn_states_and_nothing_else(trained):
-    ours = {"canvas_ids", *("draws/" + name for name in ("hidden", "scored", "prompt_hidden", "weight", "timestep"))}
+    ours = {
+        "canvas_ids",
+        "commit_logps",
+        *("draws/" + name for name in ("hidden", "scored", "prompt_hidden", "weight", "timestep")),
+    }
     assert trained.reached_loss == ours | {
         "draws/variance_factor",
         "prompt_ids",

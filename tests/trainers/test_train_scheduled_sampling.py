@@ -14,7 +14,7 @@ import trainers.objectives
 from core.scheduled_sampling import RollOut
 from core.solvers import SOLVERS
 from trainers.exposure import rollout_metrics
-from trainers.grpo import ImprovedDiffuGRPOTrainer
+from trainers.grpo import ImprovedDiffuGRPOTrainer, by_sign
 from trainers.rewards import RewardError
 from trainers.sft import DiffusionSFTTrainer
 
@@ -410,8 +410,8 @@ class Watching(ImprovedDiffuGRPOTrainer):
         self.batches.append(super()._generate_and_score_completions(inputs))
         return self.batches[-1]
 
-    def _log_estimate(self, estimate, current, completion_mask):
-        super()._log_estimate(estimate, current, completion_mask)
+    def _log_estimate(self, estimate, logps, current):
+        super()._log_estimate(estimate, logps, current)
         self.estimates.append(estimate)
 
     def _compute_loss(self, model, inputs):
@@ -419,7 +419,8 @@ class Watching(ImprovedDiffuGRPOTrainer):
         i = (self._step // self.args.steps_per_generation) % self.num_iterations if self.model.training else 0
         width = inputs["completion_ids"].size(1)
         current = self.estimates[-1].per_token_logps.detach()[:, :width]
-        gaps = [current - inputs[f"{k}_per_token_logps"][:, i] for k in ("old", "ref")]
+        both = [inputs[f"{k}_per_token_logps"][:, i] for k in ("old", "ref")]
+        gaps = [current - by_sign(logps, inputs["advantages"]) for logps in both]
         self.micro_batches.append({"inputs": inputs, "iteration": i, "gaps": gaps})
         return loss
 
