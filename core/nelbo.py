@@ -38,8 +38,8 @@ class TrajectoryNELBOLoss(Likelihood):
         coupling: forward only. ``nested``: one uniform per token for all levels, states nested as in a rollout;
             ``antithetic``: pairs with U and 1 - U at the same level; ``independent``: new uniforms in every draw.
             Levels are stratified over the width measure in each case.
-        replay: rollout only. ``drawn``: K steps drawn without replacement; ``segments``: K merged segments of steps;
-            ``all``: every step.
+        replay: rollout only. ``segments``: K merged segments of steps, every token scored; ``drawn``: K steps drawn
+            without replacement, unbiased and noisier; ``all``: every step. docs/estimators.md says why in this order.
 
     Raises:
         ValueError: unknown names or impossible values.
@@ -56,7 +56,7 @@ class TrajectoryNELBOLoss(Likelihood):
         source: str = "forward",
         num_draws: int | None = None,
         coupling: str = "nested",
-        replay: str = "drawn",
+        replay: str = "segments",
         ratio: str | None = None,
     ):
         for key, value, known in (

@@ -39,7 +39,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
     "trajectory_nelbo": (
         {"source": "forward"},
         {"source": "forward", "coupling": "antithetic"},
-        {"source": "rollout"},
+        {"source": "rollout", "replay": "drawn"},
         {"source": "rollout", "replay": "all"},
     ),
     "selection_replay": ({"replay": "drawn"}, {"replay": "all"}),

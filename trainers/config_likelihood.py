@@ -78,10 +78,11 @@ class LikelihoodArguments:
         key="coupling",
         known=COUPLINGS,
     )
-    nelbo_replay: str = option(
+    nelbo_replay: str | None = option(
         "loss",
-        "drawn",
-        "Which recorded steps are scored: K drawn uniformly, weighted steps/K (unbiased), K merged segments, or all.",
+        None,
+        "Which recorded steps are scored: segments merges them to K states (least noise), drawn takes K at random, "
+        "weighted steps/K (no bias), all takes all. Unset: segments; drawn for selection_replay.",
         key="replay",
         known=REPLAYS,
     )

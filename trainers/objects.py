@@ -30,10 +30,9 @@ def build_likelihood(args: DiffusionArguments) -> Likelihood:
 
 def build_loss(args: DiffusionArguments) -> TrajectoryNELBOLoss:
     """The bound that section loss describes, whatever its likelihood: what SFT minimises and measurements report."""
-    options = {"source": args.nelbo_source, "coupling": args.nelbo_coupling, "replay": args.nelbo_replay}
     if args.likelihood == "trajectory_nelbo":
-        options |= {"num_draws": args.num_draws}
-    return TrajectoryNELBOLoss(**options, **schedule_arguments(args))
+        return TrajectoryNELBOLoss(**args.likelihood_arguments)
+    return TrajectoryNELBOLoss(**schedule_arguments(args))
 
 
 def build_masking(args: DiffusionArguments) -> MaskingStrategy:

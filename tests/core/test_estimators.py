@@ -30,7 +30,7 @@ from core.trajectory import NEVER, Trajectory
 
 LENGTH, STEPS = 4, 3
 # what an estimator needs besides its own defaults
-OPTIONS: dict[str, dict] = {"trajectory_nelbo": {"source": "rollout"}}
+OPTIONS: dict[str, dict] = {"trajectory_nelbo": {"source": "rollout", "replay": "drawn"}}
 SELECTIONS = {"selection_replay": "low_confidence"}
 BOUNDS = ("monte_carlo", "complementary", "quadrature")  # of the any-order bound, at these lengths and draws
 

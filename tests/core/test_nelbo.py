@@ -361,7 +361,7 @@ def test_standard_error_of_drawn_steps_is_calibrated(gappy, num_draws):
 
 @pytest.mark.parametrize("num_draws", [1, 2, 3])
 def test_every_subset_of_steps_is_equally_likely_and_their_mean_is_the_whole_replay(gappy, num_draws):
-    masking, nelbo = synced(source="rollout", num_draws=num_draws)
+    masking, nelbo = synced(source="rollout", num_draws=num_draws, replay="drawn")
     draws = nelbo.draw(masking, ROWS, 6, 2, rng(), trajectory=gappy)
     combinations = list(itertools.combinations(range(4), num_draws))
     found, first, counts = [], [], []

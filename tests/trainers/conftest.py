@@ -108,6 +108,8 @@ def grpo_args(tmp_path):
             "disable_tqdm": True,
             "seed": 0,
         }
+        if overrides.get("likelihood", "trajectory_nelbo") == "trajectory_nelbo":
+            base["nelbo_replay"] = "drawn"  # the replay that leaves most to chance
         return ImprovedDiffuGRPOConfig(**(base | overrides))
 
     return build

@@ -93,7 +93,7 @@ def test_exact_replay_has_no_bias_and_no_noise_of_its_own(bench):
 
 
 def test_drawn_steps_are_unbiased_at_more_noise(bench):
-    row, samples = bench.measure(bench.variant(source="rollout", num_draws=1))
+    row, samples = bench.measure(bench.variant(source="rollout", replay="drawn", num_draws=1))
     assert row.bias_low < 0 < row.bias_high and row.std > 0.1
     assert not row.biased and row.gradient_std > reinforce_row(bench.batches, bench.target).gradient_std
     assert_unbiased_along(samples, bench.target.gradient)
