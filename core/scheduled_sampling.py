@@ -190,12 +190,13 @@ class ScheduledSampling:
             generator: the only source of randomness; not the one of the masks.
             temperature: of the tokens drawn.
         """
-        if draws.u is None or masking.schedule is None:
+        timestep = draws.timestep
+        if draws.u is None or timestep is None or masking.schedule is None:
             raise ValueError("scheduled sampling continues masks drawn by timestep: it needs loss.source='forward'")
-        source, rolled_out = self.draw_sources(draws.timestep, masking.schedule.max_timesteps, step, generator)
+        source, rolled_out = self.draw_sources(timestep, masking.schedule.max_timesteps, step, generator)
         shown = ids.unsqueeze(1).expand_as(draws.hidden).clone()
         self_revealed = masking.hide(draws.u, source) & ~draws.hidden
-        walking = source > draws.timestep  # (B, M)
+        walking = source > timestep  # (B, M)
         forwards = 0
         if bool(walking.any()):
             walk = self._walk(denoiser, masking.schedule, masking, ids.size(1), temperature)
@@ -207,14 +208,14 @@ class ScheduledSampling:
                     shown[walking],
                     draws.u[walking],
                     source[walking],
-                    draws.timestep[walking],
+                    timestep[walking],
                     generator,
                 )
             shown[walking] = torch.where(self_revealed[walking], canvas.ids, shown[walking])
             forwards = canvas.step
         return RollOut(
             draws=replace(draws, shown=shown, rolled_out=rolled_out),
-            offset=source - draws.timestep,
+            offset=source - timestep,
             self_revealed=self_revealed,
             wrong=self_revealed & (shown != ids.unsqueeze(1)),
             forwards=forwards,
