@@ -319,6 +319,16 @@ class Likelihood(ABC):
         return self.score(denoiser, prompt_ids, prompt_mask, ids, draws, temperature)
 
 
+def both_signs(estimate: LikelihoodEstimate) -> Float[Tensor, "B 2 L"]:
+    """Per-token log-probs for completions of positive and of negative advantage, (B, 2, L)."""
+    return torch.stack([estimate.per_token_logps, estimate.negative_logps], dim=1)
+
+
+def by_sign(logps: Float[Tensor, "B 2 C"], advantages: Float[Tensor, " B"]) -> Float[Tensor, "B C"]:
+    """Of `both_signs`, what each row's advantage asks for, (B, C)."""
+    return torch.where((advantages < 0).unsqueeze(1), logps[:, 1], logps[:, 0])
+
+
 def targets(ids: Int[Tensor, "B L"], where: Bool[Tensor, "B M L"]) -> Int[Tensor, " R"]:
     return ids.unsqueeze(1).expand_as(where)[where]
 

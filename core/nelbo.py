@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from core.likelihood import Draws, Likelihood, Noise
+from core.likelihood import Draws, Likelihood, Noise, total_weight
 from core.masking_strategy import MaskingStrategy
 from core.trajectory import NEVER, Trajectory
 
@@ -130,7 +130,7 @@ class TrajectoryNELBOLoss(Likelihood):
             "scored": (step_map >= start) & (step_map < stop),
             "weight": weight.unsqueeze(1).expand(start.shape[:2]),
             "variance_factor": (1 - 1 / weight).float(),
-            "timestep": start.squeeze(2).clone(),
+            "timestep": start.squeeze(2),
         }
 
     def choose_steps(
@@ -161,7 +161,7 @@ class TrajectoryNELBOLoss(Likelihood):
         """Replayed steps are drawn with equal chances: their weights are all that there is."""
         if self.source == "forward":
             return super().plain_weight(draws)
-        return (draws.scored * draws.weight.unsqueeze(2)).sum(dim=1)
+        return total_weight(draws)
 
 
 def _dense_steps(step_map: Int[Tensor, "B L"]) -> tuple[Int[Tensor, "B L"], Int[Tensor, " B"]]:

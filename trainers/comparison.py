@@ -21,7 +21,7 @@ from torch import Tensor
 
 from core.estimators import ESTIMATORS
 from core.generator import DiffusionGenerator
-from core.likelihood import Likelihood, LikelihoodEstimate
+from core.likelihood import Likelihood, LikelihoodEstimate, both_signs, by_sign
 from core.masking_strategy import MaskingStrategy
 from core.sampler_law import all_completions, expected_reward, log_likelihoods, state_table
 from core.trajectory import Trajectory
@@ -289,7 +289,7 @@ class Comparison:
 
 def surrogate(estimate: LikelihoodEstimate, advantages: Float[Tensor, " N"]) -> Float[Tensor, ""]:
     """The trainer's objective at ratio 1, to be increased; negative advantages have their own values in some."""
-    logps = torch.where(advantages.unsqueeze(1) < 0, estimate.negative_logps, estimate.per_token_logps)
+    logps = by_sign(both_signs(estimate), advantages)
     return (advantages * (estimate.token_weight * logps).sum(dim=1)).mean()
 
 

@@ -22,7 +22,7 @@ from trl.trainer.utils import disable_dropout_in_model, pad
 
 from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
 from core.denoiser import ModelDenoiser
-from core.likelihood import Draws, LikelihoodEstimate
+from core.likelihood import Draws, LikelihoodEstimate, both_signs, by_sign
 from core.scheduled_sampling import RollOut
 from core.trajectory import Trajectory
 from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, check_supported
@@ -49,16 +49,6 @@ def disable_dropout(model: nn.Module) -> None:
 def pad_columns(mask: Tensor, length: int) -> Tensor:
     """A boolean mask (B, C) with False up to the canvas length, (B, L)."""
     return torch.nn.functional.pad(mask, (0, length - mask.size(1)))
-
-
-def both_signs(estimate: LikelihoodEstimate) -> Tensor:
-    """Per-token log-probs for completions of positive and of negative advantage, (B, 2, L)."""
-    return torch.stack([estimate.per_token_logps, estimate.negative_logps], dim=1)
-
-
-def by_sign(logps: Tensor, advantages: Tensor) -> Tensor:
-    """Of `both_signs`, (B, 2, L), what each row's advantage asks for, (B, L)."""
-    return torch.where((advantages < 0).unsqueeze(1), logps[:, 1], logps[:, 0])
 
 
 class ImprovedDiffuGRPOTrainer(MeasuredGRPOTrainer):

@@ -43,6 +43,7 @@ from trainers.config_parser import ExperimentConfig, load_yaml, parse
 from trainers.evaluation import GREEDY, SAMPLED, Evaluation
 from trainers.experiment import build_evaluator, build_trainer, environment, load_experiment_policy, load_task
 from trainers.grpo import ImprovedDiffuGRPOTrainer
+from trainers.report import replace_file
 
 START = "start"
 MODES, PARSERS = (SAMPLED, GREEDY), ("strict", "lenient")
@@ -345,9 +346,7 @@ def claimed(path: Path) -> Iterator[bool]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write beside, then rename: a reader finds the whole file or none."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    replace_file(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def run_board(board: Leaderboard, names: Sequence[str], seeds: Sequence[int], say: Say) -> None:
