@@ -31,6 +31,17 @@ class Denoiser(ABC):
             rows: positions to predict, (B, N), R of them.
         """
 
+    def logits_at(
+        self, ids: Int[Tensor, "B N"], attention_mask: Tensor | None, columns: Int[Tensor, "B K"]
+    ) -> Float[Tensor, "R V"]:
+        """As `logits`, for the same number of positions in every row: R = B * K, and no size depends on values, so a
+        GPU is never waited for.
+
+        Args:
+            columns: positions to predict, ascending in each row, none twice, (B, K).
+        """
+        return self.logits(ids, attention_mask, torch.zeros_like(ids, dtype=torch.bool).scatter(1, columns, True))
+
     def evaluating(self) -> AbstractContextManager[None]:
         """For rollouts inside a training step: no gradient, and eval mode where there is a model to put into it."""
         return torch.no_grad()
@@ -55,10 +66,17 @@ def tempered_logps(logits: Float[Tensor, "R V"], temperature: float) -> Float[Te
     return torch.log_softmax(logits / temperature if temperature > 0 else logits, dim=-1)
 
 
+def _pick(hidden: Float[Tensor, "B N d"], rows: Tensor) -> Float[Tensor, "R d"]:
+    """Of (B, N, d), what stands at ``rows``: a mask (B, N), or columns (B, K)."""
+    if rows.dtype == torch.bool:
+        return hidden[rows]
+    return hidden.gather(1, rows.unsqueeze(2).expand(-1, -1, hidden.size(2))).flatten(0, 1)
+
+
 @contextmanager
-def _only_rows(head: nn.Module, rows: Bool[Tensor, "B N"]) -> Iterator[None]:
+def _only_rows(head: nn.Module, rows: Tensor) -> Iterator[None]:
     """Let ``head`` see only the hidden states at ``rows``, so that the forward returns logits (R, V)."""
-    handle = head.register_forward_pre_hook(lambda _, args: (args[0][rows], *args[1:]))
+    handle = head.register_forward_pre_hook(lambda _, args: (_pick(args[0], rows), *args[1:]))
     try:
         yield
     finally:
@@ -97,6 +115,13 @@ class ModelDenoiser(EmbeddingDenoiser):
     ) -> Float[Tensor, "R V"]:
         return self._logits({"input_ids": ids, "attention_mask": attention_mask}, rows)
 
+    def logits_at(
+        self, ids: Int[Tensor, "B N"], attention_mask: Tensor | None, columns: Int[Tensor, "B K"]
+    ) -> Float[Tensor, "R V"]:
+        if self.logit_shift:  # through `logits`, which looks for position 0
+            return super().logits_at(ids, attention_mask, columns)
+        return self._logits({"input_ids": ids, "attention_mask": attention_mask}, columns)
+
     def embedding_table(self) -> Float[Tensor, "V d"]:
         table = self._embedding_weight().detach().float()
         scale = table.square().mean(dim=1, keepdim=True).sqrt()
@@ -120,20 +145,25 @@ class ModelDenoiser(EmbeddingDenoiser):
             for module, training in modes:
                 module.training = training
 
-    def _logits(self, inputs: dict[str, Tensor | None], rows: Bool[Tensor, "B N"]) -> Float[Tensor, "R V"]:
-        """The model's float32 logits at ``rows``: shifted if need be, projected there alone, mask token excluded."""
+    def _logits(self, inputs: dict[str, Tensor | None], rows: Tensor) -> Float[Tensor, "R V"]:
+        """The model's float32 logits at ``rows``, a mask (B, N) or columns (B, K): shifted if need be, projected there
+        alone, mask token excluded."""
         if self.logit_shift:
             if bool(rows[:, 0].any()):
                 raise ValueError("position 0 cannot be predicted by a model with shifted logits: give it a prompt")
             rows = rows.roll(-1, dims=1)
         if self.head is None:
-            logits = self.model(**inputs).logits[rows]
+            logits = _pick(self.model(**inputs).logits, rows)
         else:
             with _only_rows(self.head, rows):
                 logits = self.model(**inputs).logits
+        logits = logits.float()
+        if not logits.requires_grad:
+            logits[:, self.mask_id] = float("-inf")  # in place: at large vocabularies a copy is what sampling costs
+            return logits
         mask_column = torch.zeros(logits.size(-1), dtype=torch.bool, device=logits.device)
         mask_column[self.mask_id] = True
-        return logits.float().masked_fill(mask_column, float("-inf"))
+        return logits.masked_fill(mask_column, float("-inf"))
 
     def _embedding_weight(self) -> Tensor:
         if self.embedding is None:
