@@ -1,34 +1,47 @@
 """The seam to a model: token ids in, logits of chosen positions out.
 
 Everything that is particular to a model (its mask token, whether its logits are shifted, where its vocabulary
-projection sits) ends here; the sampler and the loss see `Denoiser.logits` alone. A flow over embeddings needs two
-things more, which `EmbeddingDenoiser` adds: the table of embeddings and logits of any point between them.
+projection sits) ends here; the sampler sees `Denoiser.logits` alone, and the loss `Denoiser.token_logps`. A flow over
+embeddings needs two things more, which `EmbeddingDenoiser` adds: the table of embeddings and logits of any point
+between them.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from core.projection import of_targets, project, tempered_logps
 
 
 class Denoiser(ABC):
     """Predicts the tokens behind masked positions. Attributes: ``mask_id``, the id of the mask token."""
 
     mask_id: int
+    block_length: int | None = None  # tokens of a block of a block-causal model; None: every position sees every other
 
     @abstractmethod
     def logits(
-        self, ids: Int[Tensor, "B N"], attention_mask: Tensor | None, rows: Bool[Tensor, "B N"]
+        self,
+        ids: Int[Tensor, "B N"],
+        attention_mask: Tensor | None,
+        rows: Bool[Tensor, "B N"],
+        position_ids: Int[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "R V"]:
         """float32 logits at the positions where ``rows`` is True, in row-major order; -inf at the mask token.
 
         Args:
             ids: token ids with masks in place, (B, N).
-            attention_mask: 0 on padding, (B, N); None if there is none.
+            attention_mask: 0 on padding, (B, N); None if there is none. Or who sees whom, (B, N, N) boolean, see
+                `core.attention`: the only form that a block-causal model takes.
             rows: positions to predict, (B, N), R of them.
+            position_ids: where each token stands, (B, N); None: 0..N-1.
         """
 
     def logits_at(
@@ -41,6 +54,32 @@ class Denoiser(ABC):
             columns: positions to predict, ascending in each row, none twice, (B, K).
         """
         return self.logits(ids, attention_mask, torch.zeros_like(ids, dtype=torch.bool).scatter(1, columns, True))
+
+    def token_logps(
+        self,
+        ids: Int[Tensor, "B N"],
+        attention_mask: Tensor | None,
+        rows: Bool[Tensor, "B N"],
+        targets: Int[Tensor, " R"],
+        temperature: float,
+        position_ids: Int[Tensor, "B N"] | None = None,
+    ) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
+        """Log-probabilities of given tokens and the entropies of their distributions, where no more is needed.
+
+        Args:
+            ids, attention_mask, rows, position_ids: as in `logits`.
+            targets: token ids at the R positions, in row-major order, (R,).
+            temperature: of the policy, see `tempered_logps`.
+
+        Returns:
+            Log-probabilities, with gradient, and entropies, without, nats, (R,) both.
+        """
+        places = {} if position_ids is None else {"position_ids": position_ids}
+        return of_targets(tempered_logps(self.logits(ids, attention_mask, rows, **places), temperature), targets)
+
+    def beneath_wrapper(self) -> "Denoiser":
+        """The same predictor past a wrapper that counts forward calls, for all calls of a step after the first."""
+        return self
 
     def evaluating(self) -> AbstractContextManager[None]:
         """For rollouts inside a training step: no gradient, and eval mode where there is a model to put into it."""
@@ -61,11 +100,6 @@ class EmbeddingDenoiser(Denoiser):
         """As `logits`, for embeddings (B, N, d) on the scale of `embedding_table` instead of ids."""
 
 
-def tempered_logps(logits: Float[Tensor, "R V"], temperature: float) -> Float[Tensor, "R V"]:
-    """Log-probabilities of the policy: log softmax(logits / temperature); temperature 0 (greedy) scores at 1."""
-    return torch.log_softmax(logits / temperature if temperature > 0 else logits, dim=-1)
-
-
 def _pick(hidden: Float[Tensor, "B N d"], rows: Tensor) -> Float[Tensor, "R d"]:
     """Of (B, N, d), what stands at ``rows``: a mask (B, N), or columns (B, K)."""
     if rows.dtype == torch.bool:
@@ -81,6 +115,32 @@ def _only_rows(head: nn.Module, rows: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _scoring(head: nn.Module, rows: Tensor, targets: Tensor, mask_id: int, temperature: float) -> Iterator[None]:
+    """Let ``head`` return `of_targets` of its logits, (R, 2), in their place.
+
+    Its forward is exchanged rather than hooked, as a hook comes when all logits are there. Wrappers that hook the head
+    see one call.
+    """
+    forward, own = head.forward, vars(head).get("forward")
+
+    def instead(hidden: Tensor) -> Tensor:
+        parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
+        return project(forward, parameters, _pick(hidden, rows), targets, mask_id, temperature)
+
+    head.forward = instead
+    try:
+        yield
+    finally:
+        del head.forward
+        if own is not None:
+            head.forward = own
+
+
+# Heads whose output is what their model returns, and heads whose output it changes afterwards.
+_IS_LAST_STEP: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 class ModelDenoiser(EmbeddingDenoiser):
@@ -111,16 +171,45 @@ class ModelDenoiser(EmbeddingDenoiser):
         self.embedding = embedding
 
     def logits(
-        self, ids: Int[Tensor, "B N"], attention_mask: Tensor | None, rows: Bool[Tensor, "B N"]
+        self,
+        ids: Int[Tensor, "B N"],
+        attention_mask: Tensor | None,
+        rows: Bool[Tensor, "B N"],
+        position_ids: Int[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "R V"]:
-        return self._logits({"input_ids": ids, "attention_mask": attention_mask}, rows)
+        return self._logits({"input_ids": ids, **self._attention(attention_mask, position_ids)}, rows)
 
     def logits_at(
         self, ids: Int[Tensor, "B N"], attention_mask: Tensor | None, columns: Int[Tensor, "B K"]
     ) -> Float[Tensor, "R V"]:
         if self.logit_shift:  # through `logits`, which looks for position 0
             return super().logits_at(ids, attention_mask, columns)
-        return self._logits({"input_ids": ids, "attention_mask": attention_mask}, columns)
+        return self._logits({"input_ids": ids, **self._attention(attention_mask)}, columns)
+
+    def token_logps(
+        self,
+        ids: Int[Tensor, "B N"],
+        attention_mask: Tensor | None,
+        rows: Bool[Tensor, "B N"],
+        targets: Int[Tensor, " R"],
+        temperature: float,
+        position_ids: Int[Tensor, "B N"] | None = None,
+    ) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
+        """See `Denoiser.token_logps`; the logits are made chunk by chunk and never kept, see `core.projection`."""
+        inputs = {"input_ids": ids, **self._attention(attention_mask, position_ids)}
+        if self.head is None or not self._head_is_last_step(inputs):
+            return super().token_logps(ids, attention_mask, rows, targets, temperature, position_ids)
+        with _scoring(self.head, self._shifted(rows), targets, self.mask_id, temperature):
+            logps, entropies = self.model(**inputs).logits.unbind(dim=1)
+        return logps, entropies.detach()
+
+    def beneath_wrapper(self) -> "ModelDenoiser":
+        """Past DDP, which takes every forward call for the start of a step."""
+        if not isinstance(self.model, nn.parallel.DistributedDataParallel):
+            return self
+        inner = copy.copy(self)
+        inner.model = self.model.module
+        return inner
 
     def embedding_table(self) -> Float[Tensor, "V d"]:
         table = self._embedding_weight().detach().float()
@@ -131,7 +220,7 @@ class ModelDenoiser(EmbeddingDenoiser):
         self, embeddings: Float[Tensor, "B N d"], attention_mask: Tensor | None, rows: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "R V"]:
         embeddings = embeddings.to(self._embedding_weight().dtype)
-        return self._logits({"inputs_embeds": embeddings, "attention_mask": attention_mask}, rows)
+        return self._logits({"inputs_embeds": embeddings, **self._attention(attention_mask)}, rows)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -145,13 +234,28 @@ class ModelDenoiser(EmbeddingDenoiser):
             for module, training in modes:
                 module.training = training
 
-    def _logits(self, inputs: dict[str, Tensor | None], rows: Tensor) -> Float[Tensor, "R V"]:
+    def _attention(
+        self, attention_mask: Tensor | None, position_ids: Tensor | None = None
+    ) -> dict[str, Tensor | None]:
+        """The model's arguments that say who sees whom and who stands where."""
+        if attention_mask is not None and attention_mask.ndim == 3:
+            attention_mask = self._rule(attention_mask)
+        elif self.block_length is not None:
+            raise ValueError(
+                f"a block-causal model (block_length={self.block_length}) needs to be told who sees whom: expected "
+                "attention_mask (B, N, N), as core.attention builds it, got "
+                f"{None if attention_mask is None else tuple(attention_mask.shape)}"
+            )
+        return {"attention_mask": attention_mask} | ({} if position_ids is None else {"position_ids": position_ids})
+
+    def _rule(self, visible: Bool[Tensor, "B Q N"]) -> Tensor:
+        """Who sees whom, in the form that the model takes: one rule for all heads."""
+        return visible.unsqueeze(1)
+
+    def _logits(self, inputs: dict[str, Any], rows: Tensor) -> Float[Tensor, "R V"]:
         """The model's float32 logits at ``rows``, a mask (B, N) or columns (B, K): shifted if need be, projected there
         alone, mask token excluded."""
-        if self.logit_shift:
-            if bool(rows[:, 0].any()):
-                raise ValueError("position 0 cannot be predicted by a model with shifted logits: give it a prompt")
-            rows = rows.roll(-1, dims=1)
+        rows = self._shifted(rows)
         if self.head is None:
             logits = _pick(self.model(**inputs).logits, rows)
         else:
@@ -164,6 +268,41 @@ class ModelDenoiser(EmbeddingDenoiser):
         mask_column = torch.zeros(logits.size(-1), dtype=torch.bool, device=logits.device)
         mask_column[self.mask_id] = True
         return logits.masked_fill(mask_column, float("-inf"))
+
+    def _shifted(self, rows: Tensor) -> Tensor:
+        """Where the logits for ``rows`` stand."""
+        if not self.logit_shift:
+            return rows
+        if bool(rows[:, 0].any()):
+            raise ValueError("position 0 cannot be predicted by a model with shifted logits: give it a prompt")
+        return rows.roll(-1, dims=1)
+
+    def _head_is_last_step(self, inputs: dict[str, Any]) -> bool:
+        """Whether the model returns what its head gives, found out once for each head, on one sequence.
+
+        A model may cap, scale, shift or cut its logits after the head: `token_logps` has none that it could do so to.
+        """
+        head = self.head
+        if head is None:
+            return False
+        if head not in _IS_LAST_STEP:
+            given = []
+            handle = head.register_forward_hook(lambda _, args, output: given.append(output.clone()))
+            model = self.beneath_wrapper().model
+            first = {name: value if value is None else value[:1] for name, value in inputs.items()}
+            ids = inputs["input_ids"]
+            end = ids.new_full((1, 1), ids.size(1) - 1)  # one position, and no padding
+            try:
+                with (
+                    torch.no_grad(),
+                    torch.random.fork_rng([] if ids.device.type == "cpu" else [ids.device]),
+                    _only_rows(head, end),
+                ):
+                    returned = model(**first).logits
+            finally:
+                handle.remove()
+            _IS_LAST_STEP[head] = len(given) == 1 and torch.equal(given[0], returned)
+        return _IS_LAST_STEP[head]
 
     def _embedding_weight(self) -> Tensor:
         if self.embedding is None:

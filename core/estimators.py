@@ -24,9 +24,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from core.likelihood import Draws, Likelihood, LikelihoodEstimate, Noise, scatter, targets
+from core.denoiser import Denoiser
+from core.likelihood import Draws, Likelihood, LikelihoodEstimate, Noise, predict_states, scatter, targets
 from core.masking_strategy import MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
+from core.projection import of_targets, tempered_logps
 from core.trajectory import Trajectory
 
 COUPLED_RATES = (0.2, 0.8)  # DiffuCoder's range of mask rates
@@ -306,13 +308,25 @@ class SelectionReplay(TrajectoryNELBOLoss):
         assert draws.candidates is not None
         return draws.candidates
 
-    def estimate(self, all_logps: Float[Tensor, "R V"], ids: Int[Tensor, "B L"], draws: Draws) -> LikelihoodEstimate:
+    def evaluate(
+        self,
+        denoiser: Denoiser,
+        prompt_ids: Int[Tensor, "B P"],
+        prompt_mask: Tensor,
+        ids: Int[Tensor, "B L"],
+        draws: Draws,
+        temperature: float,
+    ) -> tuple[Float[Tensor, "B M L"], Float[Tensor, "B M L"]]:
+        logits = predict_states(denoiser, prompt_ids, prompt_mask, ids, draws, self.predicted(draws))
+        return self.from_distributions(tempered_logps(logits, temperature), ids, draws)
+
+    def from_distributions(
+        self, all_logps: Float[Tensor, "R V"], ids: Int[Tensor, "B L"], draws: Draws
+    ) -> tuple[Float[Tensor, "B M L"], Float[Tensor, "B M L"]]:
         candidates = self.predicted(draws)
-        with torch.no_grad():
-            entropy = scatter(torch.special.entr(all_logps.exp()).sum(dim=1), candidates)
-        commits = scatter(all_logps.gather(1, targets(ids, candidates).unsqueeze(1)).squeeze(1), candidates)
-        logps = (commits + self._selection(all_logps, ids, draws)) * draws.scored
-        return self.combine(logps, entropy * draws.scored, draws)
+        commits, entropies = of_targets(all_logps, targets(ids, candidates))
+        logps = scatter(commits, candidates) + self._selection(all_logps, ids, draws)
+        return logps * draws.scored, scatter(entropies, candidates) * draws.scored
 
     def _selection(
         self, all_logps: Float[Tensor, "R V"], ids: Int[Tensor, "B L"], draws: Draws

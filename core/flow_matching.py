@@ -15,6 +15,7 @@ An ODE gives no likelihood of tokens: this is for supervised training and for sa
 (2210.02747) for the objective, ELF (2605.10938) for the flow over embeddings, and core.reflexflow.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from core.alpha_schedule import AlphaSchedule
 from core.denoiser import EmbeddingDenoiser
 from core.masking_strategy import MaskingStrategy, uniform
+from core.noise import TOKEN, RowNoise
 from core.reflexflow import ReflexFlow, anti_drift, frequency_compensation, frequency_weight
 from core.trajectory import Trajectory, tokens_to_first_eos
 
@@ -296,7 +298,7 @@ class FlowGenerator:
         self,
         prompt_ids: Int[Tensor, "B P"],
         prompt_mask: Tensor,
-        generator: torch.Generator,
+        noise: torch.Generator | Int[Tensor, " B"],
         observe: Callable[[int, Tensor], None] | None = None,
     ) -> Trajectory:
         """Write one completion for each prompt row.
@@ -304,7 +306,7 @@ class FlowGenerator:
         Args:
             prompt_ids: left-padded prompts, (B, P).
             prompt_mask: 0 on padding, (B, P).
-            generator: the only source of randomness.
+            noise: the only source of randomness: a key for each row, or a generator to draw them from.
             observe: called as ``observe(timestep, ids)`` after each evaluation, with the timestep of the level that
                 was evaluated (of the level above, between two) and the likeliest tokens there, (B, L).
         """
@@ -321,7 +323,9 @@ class FlowGenerator:
                 observe(int(self.schedule.transition_at(sigma[0])), ids)
             return flow.expected(logits)
 
-        eps = gaussian(batch, self.canvas_length, table.size(1), generator=generator, device=prompt_ids.device)
+        shape, device = (self.canvas_length, table.size(1)), prompt_ids.device
+        u = RowNoise(noise, batch, math.prod(shape), device).everywhere(TOKEN) + 2.0**-53  # the middle of its cell
+        eps = torch.special.ndtri(u).float().unflatten(1, shape)
         sigmas = levels(self.schedule).flip(0).to(prompt_ids.device).expand(batch, -1)
         ODE_SOLVERS[self.solver](predict, flow.noise(self.temperature * eps), sigmas)
         return Trajectory(

@@ -27,8 +27,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoiser import Denoiser, tempered_logps
+from core.attention import noisy_and_clean
+from core.denoiser import Denoiser
 from core.masking_strategy import MaskingStrategy, uniform
+from core.projection import of_targets
+from core.streaming import streamed
 from core.trajectory import Trajectory
 
 RATIOS = ("normalised", "weighted", "plain", "none")
@@ -93,6 +96,16 @@ class Draws:
         """The draws of some rows (a slice, an index or a mask)."""
         return Draws(**{name: value[rows] for name, value in self._tensors().items()})
 
+    def apart(self) -> "Draws":
+        """Every state as a row of its own: (B * M, 1, ...) in place of (B, M, ...)."""
+        num_states, per_row = self.hidden.size(1), ("variance_factor", "rolled_out")
+        return Draws(
+            **{
+                name: value.repeat_interleave(num_states) if name in per_row else value.flatten(0, 1).unsqueeze(1)
+                for name, value in self._tensors().items()
+            }
+        )
+
     def _tensors(self) -> dict[str, Tensor]:
         return {name: value for name, value in vars(self).items() if value is not None}
 
@@ -142,6 +155,7 @@ class Likelihood(ABC):
     ratios: ClassVar[tuple[str, ...]] = RATIOS  # the first is the estimator's own choice
     source: str = "forward"  # whether states are fresh masks or the rollout's own
     replays_steps: bool = False  # whether each token is scored in the very state in which the rollout committed it
+    states_per_forward: int | None = None  # None: all B * M at once (packed); n: n at a time, see `core.streaming`
 
     def __init__(
         self,
@@ -237,7 +251,8 @@ class Likelihood(ABC):
         draws: Draws,
         temperature: float = 1.0,
     ) -> LikelihoodEstimate:
-        """Score the canvas ``ids`` on the states of ``draws``: one forward of B * M rows.
+        """Score the canvas ``ids`` on the states of ``draws``: one forward of B * M rows, or of `states_per_forward`
+        at a time.
 
         Args:
             denoiser: the model.
@@ -246,17 +261,48 @@ class Likelihood(ABC):
             draws: from `draw`.
             temperature: of the policy whose log-probs are wanted.
         """
-        logits = predict_states(denoiser, prompt_ids, prompt_mask, ids, draws, self.predicted(draws))
-        return self.estimate(tempered_logps(logits, temperature), ids, draws)
+        rows, states, _ = draws.hidden.shape
+        group = self.states_per_forward
+        if group is None or group >= rows * states:
+            found = self.evaluate(denoiser, prompt_ids, prompt_mask, ids, draws, temperature)
+            return self.combine(*found, draws)
+        apart = draws.apart()
+        row = torch.arange(rows, device=ids.device).repeat_interleave(states)
+
+        def evaluate(denoiser: Denoiser, some: slice) -> tuple[Tensor, Tensor]:
+            of = row[some]
+            batch = prompt_ids[of], prompt_mask[of], ids[of]
+            return self.evaluate(denoiser, *batch, apart.rows(some), temperature)
+
+        logps, entropies = (values.view_as(draws.hidden) for values in streamed(evaluate, denoiser, len(row), group))
+        return self.combine(logps, entropies, draws)
+
+    def evaluate(
+        self,
+        denoiser: Denoiser,
+        prompt_ids: Int[Tensor, "B P"],
+        prompt_mask: Tensor,
+        ids: Int[Tensor, "B L"],
+        draws: Draws,
+        temperature: float,
+    ) -> tuple[Float[Tensor, "B M L"], Float[Tensor, "B M L"]]:
+        """Log-probability of every scored token in every state and the entropy of its distribution, 0 elsewhere: one
+        forward. A state is looked at by itself, so that they may come in any groups."""
+        asked = state_inputs(denoiser, prompt_ids, prompt_mask, ids, draws, draws.scored)
+        found = denoiser.token_logps(**asked, targets=targets(ids, draws.scored), temperature=temperature)
+        return scatter(found[0], draws.scored), scatter(found[1], draws.scored)
 
     def estimate(self, all_logps: Float[Tensor, "R V"], ids: Int[Tensor, "B L"], draws: Draws) -> LikelihoodEstimate:
-        """The estimate from the policy's log-probabilities at the R scored positions of ``draws``, in row-major
+        """The estimate from the policy's log-probabilities at the R `predicted` positions of ``draws``, in row-major
         order."""
-        with torch.no_grad():
-            entropy = torch.special.entr(all_logps.exp()).sum(dim=1)
-        picked = all_logps.gather(1, targets(ids, draws.scored).unsqueeze(1)).squeeze(1)
-        logps, entropies = scatter(picked, draws.scored), scatter(entropy, draws.scored)
-        return self.combine(logps, entropies, draws)
+        return self.combine(*self.from_distributions(all_logps, ids, draws), draws)
+
+    def from_distributions(
+        self, all_logps: Float[Tensor, "R V"], ids: Int[Tensor, "B L"], draws: Draws
+    ) -> tuple[Float[Tensor, "B M L"], Float[Tensor, "B M L"]]:
+        """`evaluate`, where the log-probabilities of all tokens are there already."""
+        logps, entropies = of_targets(all_logps, targets(ids, draws.scored))
+        return scatter(logps, draws.scored), scatter(entropies, draws.scored)
 
     def combine(
         self, logps: Float[Tensor, "B M L"], entropies: Float[Tensor, "B M L"], draws: Draws
@@ -358,11 +404,51 @@ def predict_states(
     where: Bool[Tensor, "B M L"],
 ) -> Float[Tensor, "R V"]:
     """Logits at R positions ``where`` of the states of ``draws``, in row-major order: one forward of B * M rows."""
+    return denoiser.logits(**state_inputs(denoiser, prompt_ids, prompt_mask, ids, draws, where))
+
+
+def state_inputs(
+    denoiser: Denoiser,
+    prompt_ids: Int[Tensor, "B P"],
+    prompt_mask: Tensor,
+    ids: Int[Tensor, "B L"],
+    draws: Draws,
+    where: Bool[Tensor, "B M L"],
+) -> dict[str, Tensor]:
+    """The arguments of `Denoiser.logits` that ask for the positions ``where`` of the states of ``draws``, each with
+    B * M rows."""
     visible = ids.unsqueeze(1) if draws.shown is None else draws.shown
     canvases = torch.where(draws.hidden, denoiser.mask_id, visible)
     prompts = noisy_prompts(prompt_ids, prompt_mask, draws, denoiser.mask_id)
     states = torch.cat([prompts, canvases], dim=2).flatten(0, 1)  # (B*M, P+L)
-    attention_mask = torch.cat([prompt_mask, torch.ones_like(ids, dtype=prompt_mask.dtype)], dim=1)
-    attention_mask = attention_mask.repeat_interleave(draws.hidden.size(1), dim=0)
     rows = torch.cat([torch.zeros_like(draws.prompt_hidden), where], dim=2).flatten(0, 1)
-    return denoiser.logits(states, attention_mask, rows)
+    num_states = draws.hidden.size(1)
+    if denoiser.block_length is not None:
+        return _beside_clean_text(states, rows, prompt_mask, ids, num_states, denoiser.block_length)
+    attention_mask = torch.cat([prompt_mask, torch.ones_like(ids, dtype=prompt_mask.dtype)], dim=1)
+    return {"ids": states, "attention_mask": attention_mask.repeat_interleave(num_states, dim=0), "rows": rows}
+
+
+def _beside_clean_text(
+    states: Int[Tensor, "S N"],
+    rows: Bool[Tensor, "S N"],
+    prompt_mask: Tensor,
+    ids: Int[Tensor, "B L"],
+    num_states: int,
+    block_length: int,
+) -> dict[str, Tensor]:
+    """For a block-causal model: [prompt | noisy canvas] becomes [prompt | noisy canvas | clean canvas], so that one
+    forward predicts each block from its own noisy tokens and from clean ones before it (BD3-LM, 2503.09573, section
+    4). Of the clean canvas, at the same positions as the noisy one, the last block is left out: nobody sees it.
+    """
+    past = ids.size(1) - block_length
+    clean = ids[:, :past].repeat_interleave(num_states, dim=0)
+    rule = noisy_and_clean(prompt_mask, ids.size(1), block_length).repeat_interleave(num_states, dim=0)
+    positions = torch.arange(states.size(1), device=ids.device)
+    positions = torch.cat([positions, positions[prompt_mask.size(1) :][:past]])
+    return {
+        "ids": torch.cat([states, clean], dim=1),
+        "attention_mask": rule,
+        "rows": torch.cat([rows, torch.zeros_like(clean, dtype=torch.bool)], dim=1),
+        "position_ids": positions.expand(states.size(0), -1),
+    }

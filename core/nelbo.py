@@ -6,6 +6,10 @@ Two sources of states:
 enter with weight 1 / mask_prob_t. The expectation is the NELBO of the (T + 2)-transition chain, sum_t w_t E[CE of the
 tokens masked at t] (MDLM, Sahoo et al. 2024, eq. 10; closed grid of `core.alpha_schedule`).
 
+Given a block-causal model both are sums over blocks of the block's own value, given the clean text before it: each
+state then holds a state of every block (`core.attention.noisy_and_clean`). Forward states need no change for that: the
+tokens of each block are masked as if it stood alone.
+
 *rollout*: replay the states that the sampler was in (`Trajectory.step_map`). Under a rule that does not look at the
 drawn tokens, the sum over all steps is exactly -log p(completion, path | prompt), which bounds
 -log p(completion | prompt); K steps drawn without replacement from the S of a row, weighted S / K, estimate it without
@@ -16,7 +20,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.likelihood import Draws, Likelihood, Noise, total_weight
@@ -40,6 +44,9 @@ class TrajectoryNELBOLoss(Likelihood):
             Levels are stratified over the width measure in each case.
         replay: rollout only. ``segments``: K merged segments of steps, every token scored; ``drawn``: K steps drawn
             without replacement, unbiased and noisier; ``all``: every step. docs/estimators.md says why in this order.
+        causal_block_length: rollout only. Tokens of a block of a block-causal model: blocks are then replayed side by
+            side, so that a state holds one step, or one segment, of every block, and S is the number of steps of the
+            block that took most. None: one step of the whole canvas.
 
     Raises:
         ValueError: unknown names or impossible values.
@@ -58,6 +65,7 @@ class TrajectoryNELBOLoss(Likelihood):
         coupling: str = "nested",
         replay: str = "segments",
         ratio: str | None = None,
+        causal_block_length: int | None = None,
     ):
         for key, value, known in (
             ("source", source, SOURCES),
@@ -67,6 +75,7 @@ class TrajectoryNELBOLoss(Likelihood):
             if value not in known:
                 raise ValueError(f"loss.{key}={value!r} is unknown; known: {', '.join(known)}")
         self.source, self.coupling, self.replay = source, coupling, replay
+        self.causal_block_length = causal_block_length
         self.replays_steps = source == "rollout" and replay != "segments"
         super().__init__(max_timesteps, alpha_schedule, alpha_min, alpha_max, num_draws, ratio)
 
@@ -121,17 +130,38 @@ class TrajectoryNELBOLoss(Likelihood):
 
     def _draw_rollout(self, trajectory: Trajectory, noise: Noise) -> dict[str, Tensor]:
         """States of the recorded rollout: before the first step of each of the chosen runs of steps, of which the
-        tokens are scored."""
-        step_map, steps = _dense_steps(trajectory.step_map.cpu())  # (B, L), and S of each row (B,)
-        start, stop, weight = self.choose_steps(steps, noise, step_map.size(1))
-        step_map, start, stop = step_map.unsqueeze(1), start.unsqueeze(2), stop.unsqueeze(2)
-        return {
-            "hidden": step_map >= start,
-            "scored": (step_map >= start) & (step_map < stop),
-            "weight": weight.unsqueeze(1).expand(start.shape[:2]),
+        tokens are scored.
+
+        n blocks that are replayed side by side are n rows of their own, which choose among equally many steps: a block
+        that took fewer has empty ones. A draw then weighs the same in all blocks, and K of S drawn steps are a simple
+        random sample in each.
+        """
+        rows, length = trajectory.step_map.shape
+        block_length = self.causal_block_length or length
+        if length % block_length:
+            raise ValueError(f"causal_block_length={block_length}: expected a divisor of the canvas, {length} tokens")
+        blocks = length // block_length
+        step_map, steps = _dense_steps(trajectory.step_map.cpu().reshape(rows * blocks, -1))  # (B*n, b), (B*n,)
+        if self.replay != "segments":
+            steps = steps.view(rows, blocks).amax(dim=1).repeat_interleave(blocks)
+
+        def noise_by_block(*shape: int) -> Tensor:
+            return noise(blocks, *shape).flatten(0, 1)
+
+        def side_by_side(state: Bool[Tensor, "R M b"]) -> Bool[Tensor, "B M L"]:
+            return state.unflatten(0, (rows, blocks)).transpose(1, 2).flatten(2)
+
+        start, stop, weight = self.choose_steps(steps, noise_by_block, step_map.size(1))
+        if blocks == 1:  # in order of time; blocks are joined at random, so that their draws stay independent
+            start, stop = start.sort(dim=1).values, stop.sort(dim=1).values
+        step_map, start, stop, weight = step_map.unsqueeze(1), start.unsqueeze(2), stop.unsqueeze(2), weight[::blocks]
+        drawn = {
+            "hidden": side_by_side(step_map >= start),
+            "scored": side_by_side((step_map >= start) & (step_map < stop)),
+            "weight": weight.unsqueeze(1).expand(rows, start.size(1)),
             "variance_factor": (1 - 1 / weight).float(),
-            "timestep": start.squeeze(2),
         }
+        return drawn if blocks > 1 else {**drawn, "timestep": start.squeeze(2)}
 
     def choose_steps(
         self, steps: Int[Tensor, " B"], noise: Noise, most: int
@@ -152,7 +182,7 @@ class TrajectoryNELBOLoss(Likelihood):
         )  # a row's missing steps last
         drawn = self.replay == "drawn"
         count = self.num_draws if drawn else int(steps.max())
-        start = keys.argsort(dim=1)[:, :count].sort(dim=1).values
+        start = keys.argsort(dim=1)[:, :count]
         return start, start + 1, steps / steps.clamp(max=self.num_draws) if drawn else torch.ones(len(steps))
 
     # ---- scoring -------------------------------------------------------------------------------------------------

@@ -24,7 +24,9 @@ from torch import Tensor
 
 from core.denoiser import tempered_logps
 from core.exact import nested_pairs, subsets
-from core.generator import SAMPLERS, DiffusionGenerator, ancestral, count_matched
+from core.generator import DiffusionGenerator
+from core.prediction import Prediction
+from core.samplers import SAMPLERS, ancestral, count_matched
 from core.selection import SELECTIONS, Selection, entropy, low_confidence, margin, random, top1
 from core.solvers import SOLVERS
 
@@ -164,7 +166,7 @@ def best_ranked(moves: Moves, selection: Selection) -> Float[Tensor, "X n"]:
     asked = table.masked & moves.block
     logps = table.logps.detach()[asked]
     scores = torch.full(asked.shape, float("-inf"), dtype=logps.dtype, device=logps.device)
-    scores[asked] = selection.score(logps, asked.new_zeros(len(logps), dtype=torch.int64), torch.Generator())
+    scores[asked] = selection.score(Prediction(logps, 1.0, u=None), lambda: scores)
     chosen = (1 << scores.topk(count, dim=1).indices).sum(dim=1)  # (S,), as bit numbers
     return (chosen[table.state[:, moves.whole]] == moves.part).double()
 

@@ -1,4 +1,4 @@
-"""Which of the masked positions are revealed next: one score per masked row, the highest are taken.
+"""Which of the masked positions are revealed next: one score per masked position, the highest are taken.
 
 LLaDA's ``low_confidence`` ranks positions by the probability of the token that was *drawn* there, so a token that is
 likely by luck is committed more often than its probability: the law of a committed token is no longer p(token | state)
@@ -9,36 +9,37 @@ or at nothing, keep it exact.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from core.prediction import Prediction
 
-def low_confidence(logps: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
+Chance = Callable[[], Tensor]  # one uniform number a position, (R,), for rules that ask
+
+
+def low_confidence(prediction: Prediction, chance: Chance) -> Tensor:
     """Log-probability of the drawn token (LLaDA, Nie et al. 2025, "low-confidence remasking"; MaskGIT)."""
-    return logps.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    return prediction.logps_of(prediction.tokens)
 
 
-def top1(logps: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
+def top1(prediction: Prediction, chance: Chance) -> Tensor:
     """Log-probability of the likeliest token."""
-    return logps.amax(-1)
+    return prediction.top_logps
 
 
-def entropy(logps: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
+def entropy(prediction: Prediction, chance: Chance) -> Tensor:
     """Negative entropy of the distribution, in nats (Dream, Ye et al. 2025)."""
-    return torch.special.entr(logps.exp()).sum(-1).neg()
+    return -prediction.entropies
 
 
-def margin(logps: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
+def margin(prediction: Prediction, chance: Chance) -> Tensor:
     """Probability of the likeliest token minus that of the second (Kim et al. 2025, "top-k margin")."""
-    best = logps.topk(2, dim=-1).values.exp()
-    return best[..., 0] - best[..., 1]
+    return prediction.margins
 
 
-def random(logps: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
+def random(prediction: Prediction, chance: Chance) -> Tensor:
     """A uniform number: every masked position is equally likely to be next."""
-    draws = torch.rand(tokens.shape, generator=generator, device=generator.device)
-    return draws.to(logps.device)
+    return chance()
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ class Selection:
     """A rule and whether commit log-probs under it multiply to the probability of the path.
 
     Attributes:
-        score: (logps (R, V) at temperature 1, drawn tokens (R,), generator) -> scores (R,), the highest are revealed.
+        score: (prediction at R positions, uniforms on demand) -> scores (R,), the highest are revealed.
         exact: True if the score does not look at the drawn token.
     """
 
-    score: Callable[[Float[Tensor, "R V"], Int[Tensor, " R"], torch.Generator], Float[Tensor, " R"]]
+    score: Callable[[Prediction, Chance], Float[Tensor, " R"]]
     exact: bool
 
 

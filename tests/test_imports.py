@@ -16,24 +16,44 @@ PLUMBING = {"jaxtyping", "matplotlib", "numpy", "rich", "tqdm", "yaml"}
 
 # Each module of core and what it may import of core: DESIGN, "imports go down only".
 LOWEST = {"alpha_schedule"}
-LOW = LOWEST | {"masking_strategy", "trajectory", "selection", "solvers"}
+LOW = LOWEST | {
+    "projection",
+    "attention",
+    "masking_strategy",
+    "trajectory",
+    "noise",
+    "prediction",
+    "selection",
+    "solvers",
+}
 MIDDLE = LOW | {"denoiser"}
+ROLLOUT = MIDDLE | {"cached_denoiser", "context", "caches", "canvas", "samplers", "generator"}
 LAYERS = {
     "alpha_schedule": set(),
+    "attention": set(),
+    "projection": set(),
     "masking_strategy": LOWEST,
     "trajectory": LOWEST,
-    "selection": LOWEST,
+    "noise": set(),
+    "prediction": set(),
+    "selection": {"prediction"},
     "solvers": LOWEST,
     "denoiser": LOW,
-    "likelihood": MIDDLE,
-    "nelbo": MIDDLE | {"likelihood"},
-    "estimators": MIDDLE | {"likelihood", "nelbo"},
+    "cached_denoiser": MIDDLE,
+    "streaming": MIDDLE,
+    "likelihood": MIDDLE | {"streaming"},
+    "nelbo": MIDDLE | {"streaming", "likelihood"},
+    "estimators": MIDDLE | {"streaming", "likelihood", "nelbo"},
     "exact": MIDDLE,
-    "generator": MIDDLE,
+    "context": MIDDLE | {"attention"},
+    "caches": MIDDLE | {"attention", "cached_denoiser", "context"},
+    "canvas": MIDDLE | {"context"},
+    "samplers": MIDDLE | {"context", "canvas"},
+    "generator": ROLLOUT - {"generator"},
     "reflexflow": set(),
     "flow_matching": MIDDLE | {"reflexflow"},
-    "scheduled_sampling": MIDDLE | {"generator", "likelihood", "nelbo"},
-    "sampler_law": MIDDLE | {"generator", "exact"},
+    "scheduled_sampling": ROLLOUT | {"likelihood", "nelbo"},
+    "sampler_law": ROLLOUT | {"exact"},
 }
 
 

@@ -17,12 +17,13 @@ import torch
 from trl import GRPOConfig, SFTConfig
 
 from core.alpha_schedule import SCHEDULES
-from core.generator import SAMPLERS
 from core.masking_strategy import MASKING_STRATEGIES
 from core.nelbo import SOURCES
+from core.samplers import SAMPLERS
 from core.selection import SELECTIONS
 from core.solvers import SOLVERS
 from trainers.config_likelihood import LikelihoodArguments
+from trainers.config_rollout import RolloutArguments
 from trainers.config_sampling import ScheduledSamplingArguments
 from trainers.options import ConfigError as ConfigError  # refusals are known by this module's name
 from trainers.options import check_known, only_with, option, refusal, require
@@ -41,6 +42,7 @@ SECTIONS = {
 PREDICTION_TYPES = ("masked", "flow_matching")
 WEIGHTINGS = ("advantage", "wd1")
 
+ATTENTIONS = ("bidirectional", "block_causal")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 NO_HF_GENERATE = "completions come from the diffusion sampler, not from transformers' generate()"
@@ -98,7 +100,7 @@ def check_supported(args: GRPOConfig | SFTConfig) -> None:
 
 
 @dataclass
-class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments):
+class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, RolloutArguments):
     """The options of a diffusion language model, mixed into TRL's configs."""
 
     max_timesteps: int = option(
@@ -120,7 +122,8 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments):
         "generation",
         "count_matched",
         "How a step moves the canvas: count_matched reveals as many tokens as the schedule says, ancestral reveals "
-        "each masked token with the schedule's probability (MDLM, 2406.07524), renoise predicts all and masks again.",
+        "each masked token with the schedule's probability (MDLM, 2406.07524), renoise predicts all and masks again; "
+        "confidence and entropy_bound reveal what the model is sure of, in as many evaluations as that takes.",
         known=SAMPLERS,
     )
     solver: str = option(
@@ -197,6 +200,7 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments):
         self.check_likelihood()
         self._check_selection_replay()
         self._check_solver()
+        self.check_rollout()
         self._check_flow_matching()
         self.check_scheduled_sampling()
         self._check_rollouts()
@@ -293,6 +297,7 @@ class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):
         require(self, "entropy_coef", self.entropy_coef == 0, "0: entropies are measured here without a gradient")
         require(self, "use_adaptive_entropy", not self.use_adaptive_entropy, "false: see training.entropy_coef")
         require(self, "wd1_psi", 0 < self.wd1_psi < math.inf, "a finite number above 0")
+        self.check_correction()
         only_with(self, ["wd1_psi"], self.advantage_weighting == "wd1", "loss.advantage_weighting=wd1")
         check_supported(self)
         _settle_device(self)
@@ -343,6 +348,13 @@ class ModelArguments:
     from_scratch: bool = option("model", False, "Fresh weights for the named architecture instead of trained ones.")
     dtype: str = option("model", "float32", "Dtype of the weights.", known=DTYPES)
     attn_implementation: str | None = option("model", None, "Attention kernel, such as sdpa; unset: the model's own.")
+    attention: str = option(
+        "model",
+        "bidirectional",
+        "Who sees whom: bidirectional, or block_causal (BD3-LM, 2503.09573): a token sees the prompt, earlier blocks "
+        "of generation.block_length tokens and its own, so that keys and values of finished blocks stay valid.",
+        known=ATTENTIONS,
+    )
     trust_remote_code: bool = option("model", False, "Run code that a checkpoint brings along; TRL is told the same.")
     use_peft: bool = option("model", False, "Train a LoRA adapter (2106.09685) instead of all weights.")
     lora_r: int = option("model", 16, "LoRA rank.")
@@ -357,6 +369,17 @@ class ModelArguments:
         require(self, "lora_r", self.lora_r >= 1, "at least 1")
         require(self, "lora_alpha", self.lora_alpha >= 1, "at least 1")
         require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "a probability in [0, 1)")
+
+
+def check_block_causal(model: ModelArguments, args: DiffusionArguments) -> None:
+    """Raise ConfigError for options that a block-causal model cannot follow."""
+    if model.attention == "bidirectional":
+        return
+    beside, masked = "model.attention=block_causal", args.prediction_type == "masked"
+    require(args, "prediction_type", masked, f"'masked' for {beside}: a flow moves the whole canvas at once")
+    require(args, "block_length", args.block_length is not None, f"the tokens of a block for {beside}")
+    offset, whole = args.scheduled_sampling_max_step_offset, "its rollouts walk the whole canvas at once"
+    require(args, "scheduled_sampling_max_step_offset", offset == 0, f"0 for {beside}: {whole}")
 
 
 @dataclass

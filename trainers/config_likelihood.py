@@ -3,6 +3,7 @@
 An option that only some estimators take is refused beside the others; which take it is read from their constructors.
 """
 
+import math
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -26,7 +27,39 @@ LIKELIHOOD_OPTIONS = {
 
 
 @dataclass
-class LikelihoodArguments:
+class ScoringArguments:
+    """The part of section loss that says in how many forwards states are scored, and which forwards are saved."""
+
+    states_per_forward: int | None = option(
+        "loss",
+        None,
+        "Scored states in one forward: the draws of all sequences side by side, so many at a time. A group's "
+        "activations are made again in the backward pass: the peak of memory is then that of one group, for a second "
+        "forward. Unset: all at once.",
+    )
+    memory_budget_gib: float | None = option(
+        "loss",
+        None,
+        "Chooses states_per_forward: GiB that a scoring step may take beside weights and optimiser, gradients "
+        "included. Measured at the start, on the longest prompt.",
+    )
+    max_draws: int | None = option(
+        "loss",
+        None,
+        "With memory_budget_gib, in place of num_draws: as many draws as fit into one forward, up to this number, and "
+        "at least the likelihood's own.",
+    )
+    reuse_commit_logps: bool = option(
+        "loss",
+        True,
+        "GRPO: where the loss replays single steps of an exact rollout, the old policy's log-probs are those recorded "
+        "by the sampler, and its forward is saved. The ratio is then current to behaviour policy: before an update 1 "
+        "up to rounding (1e-5 in float32) in place of exactly.",
+    )
+
+
+@dataclass
+class LikelihoodArguments(ScoringArguments):
     """The part of section loss that says what stands for log p(completion | prompt)."""
 
     likelihood: str = option(
@@ -106,10 +139,29 @@ class LikelihoodArguments:
         for name, key in LIKELIHOOD_OPTIONS.items():
             takes = [known for known, cls in ESTIMATORS.items() if key in signature(cls).parameters]
             only_with(self, [name], self.likelihood in takes, f"loss.likelihood={' or '.join(takes)}")
+        self._check_scoring()
         try:
             ESTIMATORS[self.likelihood](**self.likelihood_arguments)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+    @property
+    def counts_draws(self) -> bool:
+        """Whether the number of scored states is num_draws, and not that of the sampler's steps."""
+        return self.nelbo_replay != "all" and self.shrinkage is None
+
+    def _check_scoring(self) -> None:
+        group, budget = self.states_per_forward, self.memory_budget_gib
+        require(self, "states_per_forward", group is None or group >= 1, "at least 1")
+        require(self, "memory_budget_gib", budget is None or 0 < budget < math.inf, "a finite number above 0")
+        chosen = f"unset beside loss.memory_budget_gib={budget}, which chooses it"
+        require(self, "states_per_forward", group is None or budget is None, chosen)
+        only_with(self, ["max_draws"], budget is not None, "loss.memory_budget_gib")
+        if self.max_draws is not None:
+            require(self, "max_draws", self.max_draws >= 1, "at least 1")
+            require(self, "num_draws", self.num_draws is None, f"unset beside loss.max_draws={self.max_draws}")
+            steps = "unset for a replay of all steps, which has as many states as the sampler took"
+            require(self, "max_draws", self.counts_draws, steps)
 
     @property
     def likelihood_arguments(self) -> dict[str, Any]:

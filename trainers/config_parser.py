@@ -30,6 +30,7 @@ from trainers.config import (
     ImprovedDiffuGRPOConfig,
     ModelArguments,
     TaskArguments,
+    check_block_causal,
 )
 from trainers.options import dotted
 
@@ -53,6 +54,9 @@ class ExperimentConfig:
     task: TaskArguments
     config_path: Path
     settings: dict[str, dict[str, Any]]
+
+    def __post_init__(self):
+        check_block_causal(self.model, self.training)
 
     def describe(self) -> dict[str, Any]:
         """Deviations from defaults, by section; JSON-serialisable, and itself a valid config file."""

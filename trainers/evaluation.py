@@ -11,10 +11,12 @@ from datasets import Dataset
 
 from core.alpha_schedule import AlphaSchedule
 from core.masking_strategy import MaskingStrategy
+from core.noise import draw_keys
 from trainers.config import DiffusionArguments
 from trainers.models import Policy
 from trainers.objects import build_generator
 from trainers.randomness import generator_at
+from trainers.rollouts import compiled_body, roll_out
 from trainers.statistics import Interval, clustered_mean, paired_difference
 
 SAMPLED, GREEDY = "sampled", "greedy"
@@ -59,7 +61,7 @@ class Evaluator:
         task: module of `trainers.tasks`.
         problems: rows with prompt, answer and cluster.
         seed: of the sampling noise; equal for every evaluation of a run.
-        batch_size: prompts denoised at a time.
+        batch_size: prompts denoised at a time; it does not show in the results.
     """
 
     args: DiffusionArguments
@@ -78,16 +80,13 @@ class Evaluator:
         sampler = build_generator(
             self.args, policy.denoiser(), self.schedule, self.masking, policy.tokenizer.eos_token_id, temperature
         )
-        noise = generator_at(self.seed, "evaluation", str(temperature), device=model.device)
         started = time.perf_counter()
-        completions: list[str] = []
-        forwards = 0
-        for start in range(0, len(self.problems), self.batch_size):
-            prompts = self.problems[start : start + self.batch_size]["prompt"]
-            batch = encode_prompts(policy, prompts)
-            trajectory = sampler.generate(batch["input_ids"], batch["attention_mask"], noise)
-            completions += policy.tokenizer.batch_decode(trajectory.completions(), skip_special_tokens=True)
-            forwards += int(trajectory.forwards.sum())
+        keys = draw_keys(len(self.problems), generator_at(self.seed, "evaluation", str(temperature)))
+        prompts = policy.tokenizer(list(self.problems["prompt"]))["input_ids"]
+        pad_id = policy.tokenizer.pad_token_id
+        with compiled_body(model, self.args.compile_rollouts):
+            trajectory = roll_out(sampler, prompts, keys, pad_id, self.batch_size, model.device)
+        completions = policy.tokenizer.batch_decode(trajectory.completions(), skip_special_tokens=True)
         model.train(was_training)
         verdicts = [self.task.verify(c, a) for c, a in zip(completions, self.problems["answer"], strict=True)]
         return Evaluation(
@@ -95,7 +94,7 @@ class Evaluator:
             lenient=[v.lenient for v in verdicts],
             clusters=list(self.problems["cluster"]),
             completions=completions,
-            forwards=forwards / len(completions),
+            forwards=trajectory.forwards.float().mean().item(),
             seconds=time.perf_counter() - started,
         )
 

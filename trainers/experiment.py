@@ -53,7 +53,7 @@ def load_task(arguments: TaskArguments) -> tuple[ModuleType, dict[str, Dataset]]
 def load_experiment_policy(config: ExperimentConfig, train: Dataset) -> Policy:
     """The policy; a fresh tokenizer is trained on the training split."""
     corpus = (prompt + text for prompt, text in zip(train["prompt"], train["completion"], strict=True))
-    return load_policy(config.model, corpus)
+    return load_policy(config.model, corpus, config.training.block_length)
 
 
 def build_trainer(

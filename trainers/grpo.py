@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 from trl.trainer.callbacks import SyncRefModelCallback
@@ -23,16 +24,20 @@ from trl.trainer.utils import disable_dropout_in_model, pad
 from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
 from core.denoiser import ModelDenoiser
 from core.likelihood import Draws, LikelihoodEstimate, both_signs, by_sign
+from core.noise import draw_keys
 from core.scheduled_sampling import RollOut
 from core.trajectory import Trajectory
 from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, check_supported
 from trainers.diagnostics import DiagnosticsCallback
 from trainers.exposure import log_follows, rollout_metrics
 from trainers.grpo_metrics import COMMITS, MeasuredGRPOTrainer
+from trainers.memory_budget import settle_memory
 from trainers.models import Policy
 from trainers.objects import build_generator, build_likelihood, build_masking, build_scheduled_sampling
+from trainers.off_policy import truncated_weights
 from trainers.randomness import generator_at
 from trainers.rewards import checked
+from trainers.rollouts import compiled_body, roll_out
 
 DRAWS = "draws/"  # prefix of the drawn states in the inputs dictionary
 CANVAS = "canvas_ids"  # the whole canvas behind completion_ids, (B, L)
@@ -88,13 +93,15 @@ class ImprovedDiffuGRPOTrainer(MeasuredGRPOTrainer):
                 f"(generation_batch_size={args.generation_batch_size} / num_generations={args.num_generations})"
             )
         self.policy = policy
-        self.likelihood = build_likelihood(args)
+        self.likelihood = build_likelihood(args, policy.block_length)
         self.masking_strategy = build_masking(args)
         self.schedule = sync_masking_with_nelbo(self.masking_strategy, self.likelihood)
         self.scheduled = build_scheduled_sampling(args)
         self._pending: dict[str, Any] | None = None  # the rollout being scored by super()
         self._current: dict[str, Any] | None = None  # what `_compute_loss` scores
         self._eval_batches = 0
+        self.likelihood.states_per_forward = args.states_per_forward
+        self._memory_settled = args.memory_budget_gib is None
 
         if args.disable_dropout:
             disable_dropout(policy.model)
@@ -145,7 +152,7 @@ class ImprovedDiffuGRPOTrainer(MeasuredGRPOTrainer):
         mask = pad([torch.ones_like(ids) for ids in prompts], padding_value=0, padding_side="left")
         prompts = padded.to(self.accelerator.device), mask.to(self.accelerator.device)
         with self._sampling() as denoiser:
-            trajectory = self._rollout(denoiser, *prompts)
+            trajectory = self._rollout(denoiser, prompt_ids)
             self._log_rollout(trajectory, time.perf_counter() - started)
             canvas, draws = self.likelihood.canvas(trajectory), self._draw(trajectory, padded.size(1))
             if self.scheduled.active and self.model.training:
@@ -165,21 +172,21 @@ class ImprovedDiffuGRPOTrainer(MeasuredGRPOTrainer):
                 gather_deepspeed3_params=self.args.ds3_gather_for_generation,
             ) as model,
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
+            compiled_body(model, self.args.compile_rollouts),
         ):
             yield self.policy.denoiser(model)
 
-    def _rollout(self, denoiser: ModelDenoiser, prompt_ids: Tensor, prompt_mask: Tensor) -> Trajectory:
-        """Denoise in micro-batches, in eval mode."""
-        noise = generator_at(*self._position("rollout"), self.accelerator.process_index, device=prompt_ids.device)
-        size = self.args.per_device_train_batch_size
-        eos_id = self.policy.tokenizer.eos_token_id
+    def _rollout(self, denoiser: ModelDenoiser, prompt_ids: list[list[int]]) -> Trajectory:
+        """Denoise in batches, in eval mode. A completion's noise is that of its place in the global batch, so that
+        neither batches nor processes show in it."""
+        rank, processes, rows = self.accelerator.process_index, self.accelerator.num_processes, len(prompt_ids)
+        keys = draw_keys(rows * processes, generator_at(*self._position("rollout")))[rank * rows : (rank + 1) * rows]
+        size = self.args.rollout_batch_size or self.args.per_device_train_batch_size
+        tokenizer, device = self.policy.tokenizer, self.accelerator.device
+        eos_id = tokenizer.eos_token_id
         sampler = build_generator(self.args, denoiser, self.schedule, self.masking_strategy, eos_id=eos_id)
         with denoiser.evaluating():
-            parts = [
-                sampler.generate(ids, mask, noise)
-                for ids, mask in zip(prompt_ids.split(size), prompt_mask.split(size), strict=True)
-            ]
-        return Trajectory.cat(parts)
+            return roll_out(sampler, prompt_ids, keys, tokenizer.pad_token_id, size, device)
 
     def _draw(self, trajectory: Trajectory, prompt_length: int) -> list[Draws]:
         """The states of every iteration over this batch; a rank draws its share of the global batch."""
@@ -261,9 +268,15 @@ class ImprovedDiffuGRPOTrainer(MeasuredGRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's batch, with the canvas and the drawn states in it."""
+        if not self._memory_settled:
+            prompts, *_ = self._tokenize_prompts(list(self.train_dataset["prompt"]))
+            settle_memory(self, self.likelihood, max(map(len, prompts)))
+            self._memory_settled = True
         output = super()._generate_and_score_completions(inputs)
         assert self._pending is not None
         output[CANVAS], output[COMMITS] = self._pending[CANVAS], self._pending[COMMITS]
+        if self.args.rolls_out_off_policy and "old_per_token_logps" not in output:
+            output["old_per_token_logps"] = self._score_rollout(output)
         if self.args.advantage_weighting == "wd1":
             output["advantages"] = self._wd1_weights(output["advantages"])
         output.update(self._pending["draws"].to_dict(DRAWS))
@@ -271,6 +284,14 @@ class ImprovedDiffuGRPOTrainer(MeasuredGRPOTrainer):
         if not self.model.training:
             self._eval_batches += 1
         return output
+
+    def _score_rollout(self, batch: dict[str, Any]) -> Tensor:
+        """What the policy itself says of the rollout just made, where TRL did not ask: (B, I, 2, C)."""
+        input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        length, size = batch["completion_ids"].size(1), self.args.per_device_train_batch_size
+        with torch.no_grad():
+            return self._get_per_token_logps_and_entropies(self.model, input_ids, attention_mask, length, size)[0]
 
     def _wd1_weights(self, advantages: Tensor) -> Tensor:
         """wd1's weights (Tang et al. 2025, 2507.08838) in place of the advantages of this process's rows, (B,)."""
@@ -313,6 +334,8 @@ class ImprovedDiffuGRPOTrainer(MeasuredGRPOTrainer):
 
         assert self._pending is not None
         draws: Draws = self._pending["draws"]
+        if self.args.reuse_commit_logps and self._replays_exactly and self._is_policy(model):
+            return self._recorded_logps(draws)[..., :logits_to_keep], None, None
         size = batch_size or input_ids.size(0)
         logps = []
         for i in range(draws.hidden.size(1)):
@@ -325,6 +348,37 @@ class ImprovedDiffuGRPOTrainer(MeasuredGRPOTrainer):
         self._seconds["scoring"] += time.perf_counter() - started
         chunks = len(logps) // draws.hidden.size(1)
         return torch.stack([torch.cat(logps[i : i + chunks]) for i in range(0, len(logps), chunks)], dim=1), None, None
+
+    def _is_policy(self, model: nn.Module) -> bool:
+        """Whether TRL asks for the policy's log-probs, and not for the reference's: another model, or this one without
+        its adapter (or with a frozen copy of it, named ref)."""
+        model = self.accelerator.unwrap_model(model)
+        if model is not self.accelerator.unwrap_model(self.model):
+            return False
+        if not isinstance(model, PeftModel):
+            return True
+        status = model.get_model_status()
+        return status.enabled is True and status.active_adapters != ["ref"]
+
+    def _recorded_logps(self, draws: Draws) -> Tensor:
+        """What the sampler recorded when it drew the tokens, put together as the likelihood does, (B, I, 2, L)."""
+        assert self._pending is not None
+        commits = self._pending[COMMITS].unsqueeze(1)
+        found = []
+        for i in range(draws.hidden.size(1)):
+            drawn = draws.iteration(i)
+            logps = commits * drawn.scored
+            found.append(both_signs(self.likelihood.combine(logps, torch.zeros_like(logps), drawn)))
+        return torch.stack(found, dim=1)
+
+    def _importance_weights(self, inputs: dict[str, Any], draws: Draws) -> Tensor:
+        """What turns tokens of an approximate rollout into those of the policy that made it, (B, C)."""
+        old = inputs["old_per_token_logps"]
+        width = old.size(1)
+        commits, scored = inputs[COMMITS][:, :width], draws.scored.any(dim=1)[:, :width]
+        weights = truncated_weights(old, commits, scored, self.args.importance_cap)
+        self._log_divergence(old, commits, scored & inputs["completion_mask"].bool())
+        return weights
 
     def _score(
         self, model: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, canvas_ids: Tensor, draws: Draws
@@ -346,6 +400,8 @@ class ImprovedDiffuGRPOTrainer(MeasuredGRPOTrainer):
         draws = Draws.from_dict(inputs, DRAWS).iteration(i)
         # TRL multiplies its completion mask by this one; nothing there needs it to be 0 or 1.
         inputs["tool_mask"] = self.likelihood.token_weight(draws)[:, : inputs["completion_ids"].size(1)]
+        if self.args.rolls_out_off_policy:
+            inputs["tool_mask"] = inputs["tool_mask"] * self._importance_weights(inputs, draws)
         kept = (CANVAS, COMMITS, "advantages", "old_per_token_logps")
         text = pad_columns(inputs["completion_mask"].bool(), inputs[CANVAS].size(1))
         self._current = {"draws": draws, "completion_mask": text, **{key: inputs.get(key) for key in kept}}

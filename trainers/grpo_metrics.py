@@ -23,6 +23,7 @@ from trainers.diagnostics import (
     rollout_mismatch,
 )
 from trainers.exposure import bounds_apart, log_follows
+from trainers.off_policy import CACHE_KL, CACHE_TRUNCATED, rollout_divergence
 from trainers.resuming import ResumableGRPOTrainer
 
 COMMITS = "commit_logps"  # log-probs with which the rollout committed its tokens; key of the inputs dictionary, (B, L)
@@ -81,6 +82,14 @@ class MeasuredGRPOTrainer(ResumableGRPOTrainer):
             metrics[ROLLOUT_MISMATCH if self._replays_exactly else LIKELIHOOD_GAP].append(
                 self._mean(mean_logps.new_tensor([gap]))
             )
+
+    def _log_divergence(self, old_logps: Tensor, commit_logps: Tensor, scored: Tensor) -> None:
+        """How far an approximate rollout's law is from the policy's."""
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        cut = (old_logps - commit_logps)[scored] > math.log(self.args.importance_cap)
+        metrics[CACHE_TRUNCATED].append(self._mean(cut.float()))
+        divergence = rollout_divergence(old_logps, commit_logps, scored)
+        metrics[CACHE_KL].append(self._mean(old_logps.new_tensor([divergence])))
 
     @property
     def _weights_are_the_rollouts(self) -> bool:

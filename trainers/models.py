@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from core.denoiser import ModelDenoiser
+from trainers.caching import RULES, CachedModelDenoiser
 from trainers.config import ConfigError, ModelArguments
 
 TINY = "tiny"
@@ -48,26 +48,35 @@ TINY_PIECES = Regex(r"\nAnswer:|\n#### |<<|>>|\d| ?\p{L}+|[^\s\p{L}\d]|\s")
 
 @dataclass(frozen=True)
 class Policy:
-    """A model with all that is needed to denoise with it."""
+    """A model with all that is needed to denoise with it.
+
+    Attributes:
+        model, tokenizer: weights and text.
+        logit_shift: see `ModelDenoiser`.
+        block_length: tokens of a block where the model is block-causal; None: bidirectional.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     logit_shift: bool = False
+    block_length: int | None = None
 
     @property
     def mask_id(self) -> int:
         """Id of the mask token."""
         return self.tokenizer.mask_token_id
 
-    def denoiser(self, model: nn.Module | None = None) -> ModelDenoiser:
+    def denoiser(self, model: nn.Module | None = None) -> CachedModelDenoiser:
         """A denoiser on this policy's model, or on another one of the same kind (wrapped, or the reference)."""
         model = self.model if model is None else model
-        return ModelDenoiser(
+        return CachedModelDenoiser(
             model,
             self.mask_id,
             head=vocabulary_head(model),
             logit_shift=self.logit_shift,
             embedding=token_embedding(model),
+            attention=_inner(model).config._attn_implementation,
+            block_length=self.block_length,
         )
 
 
@@ -85,15 +94,17 @@ def _inner(model: nn.Module) -> PreTrainedModel:
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
-def load_policy(arguments: ModelArguments, corpus: Iterable[str] = ()) -> Policy:
+def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_length: int | None = None) -> Policy:
     """Load or build the named model.
 
     Args:
         arguments: the model section.
         corpus: texts to train the tokenizer on; read only for fresh weights of `tiny`.
+        block_length: of the sampler, tokens; where ``arguments.attention`` is block_causal, the model's own.
 
     Raises:
-        ConfigError: nothing loadable is there, a file is damaged, or the tokenizer has no mask or EOS token.
+        ConfigError: nothing loadable is there, a file is damaged, the tokenizer has no mask or EOS token, or the model
+            cannot be block-causal as asked.
     """
     name = arguments.model_name_or_path
     if arguments.from_scratch:
@@ -115,7 +126,16 @@ def load_policy(arguments: ModelArguments, corpus: Iterable[str] = ()) -> Policy
         model.generation_config = GenerationConfig()
     if arguments.dtype != "auto":  # the checkpoint's own
         model = model.to(getattr(torch, arguments.dtype))
-    return Policy(model, tokenizer)
+    if arguments.attention == "bidirectional":
+        return Policy(model, tokenizer)
+    if block_length is None:
+        raise ConfigError("model.attention='block_causal': needs generation.block_length, the tokens of a block")
+    kernel = model.config._attn_implementation
+    if kernel not in RULES:
+        raise ConfigError(
+            f"model.attn_implementation={kernel!r}: expected {' or '.join(RULES)} for model.attention=block_causal"
+        )
+    return Policy(model, tokenizer, block_length=block_length)
 
 
 def _load(path: str, arguments: ModelArguments) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

@@ -22,6 +22,7 @@ from trainers.config import ConfigError, DiffusionSFTConfig
 from trainers.exposure import SCHEDULED, bounds_apart, rollout_metrics
 from trainers.models import Policy, token_embedding, vocabulary_head
 from trainers.objects import build_reflexflow, build_scheduled_sampling
+from trainers.options import only_with
 from trainers.randomness import generator_at
 
 Objected = tuple[Tensor, dict[str, float]]
@@ -55,6 +56,9 @@ class Objective(ABC):
         self.args, self.nelbo_loss, self.masking, self.policy = args, nelbo_loss, masking, policy
         self.scheduled: ScheduledSampling = build_scheduled_sampling(args)
         self.reflexflow = build_reflexflow(args)
+        alone = args.prediction_type == "masked" and not self.scheduled.active
+        reason = "masked text and no scheduled sampling: other losses are not scored in groups"
+        only_with(args, ["states_per_forward", "memory_budget_gib"], alone, reason)
 
     @abstractmethod
     def __call__(self, at: MicroStep, prompt_ids: Tensor, prompt_mask: Tensor, ids: Tensor) -> Objected:

@@ -1,5 +1,7 @@
 """From one flat config to the objects of core: the one place where option names meet constructor arguments."""
 
+from inspect import signature
+
 from core.alpha_schedule import AlphaSchedule
 from core.denoiser import EmbeddingDenoiser
 from core.estimators import ESTIMATORS
@@ -23,9 +25,13 @@ def schedule_arguments(args: DiffusionArguments) -> dict[str, object]:
     }
 
 
-def build_likelihood(args: DiffusionArguments) -> Likelihood:
-    """The policy likelihood that the loss section describes."""
-    return ESTIMATORS[args.likelihood](**args.likelihood_arguments)
+def build_likelihood(args: DiffusionArguments, causal_block_length: int | None = None) -> Likelihood:
+    """The policy likelihood that the loss section describes; ``causal_block_length`` is that of a block-causal model,
+    for the estimators that can score its blocks side by side."""
+    estimator, arguments = ESTIMATORS[args.likelihood], args.likelihood_arguments
+    if causal_block_length is not None and "causal_block_length" in signature(estimator).parameters:
+        arguments = {**arguments, "causal_block_length": causal_block_length}
+    return estimator(**arguments)
 
 
 def build_loss(args: DiffusionArguments) -> TrajectoryNELBOLoss:
@@ -99,4 +105,8 @@ def build_generator(
         solver=args.solver,
         temperature=args.temperature if temperature is None else temperature,
         eos_id=eos_id,
+        threshold=args.threshold,
+        entropy_bound=args.entropy_bound,
+        cache=args.cache,
+        cache_refresh=args.cache_refresh,
     )

@@ -12,6 +12,7 @@ from core.masking_strategy import sync_masking_with_nelbo
 from core.nelbo import TrajectoryNELBOLoss
 from trainers.config import ConfigError, DiffusionSFTConfig, check_supported
 from trainers.exposure import SCHEDULED, log_follows
+from trainers.memory_budget import settle_memory
 from trainers.models import Policy
 from trainers.objectives import OBJECTIVES, MicroStep
 from trainers.objects import build_loss, build_masking
@@ -82,6 +83,8 @@ class DiffusionSFTTrainer(SFTTrainer):
         self.nelbo_loss: TrajectoryNELBOLoss = build_loss(args)
         self.masking_strategy = build_masking(args)
         sync_masking_with_nelbo(self.masking_strategy, self.nelbo_loss)
+        self.nelbo_loss.states_per_forward = args.states_per_forward
+        self._memory_settled = args.memory_budget_gib is None
         self.objective = OBJECTIVES[args.prediction_type](args, self.nelbo_loss, self.masking_strategy, policy)
         self._micro_step = 0
         self._last_start: float | None = None
@@ -96,6 +99,11 @@ class DiffusionSFTTrainer(SFTTrainer):
     ) -> Tensor:
         """The objective on noise drawn for this micro-step, in nats per canvas token."""
         training, state = model.training, self.state
+        if not self._memory_settled:
+            columns = zip(self.train_dataset["input_ids"], self.train_dataset["labels"], strict=True)
+            prompts = (len(ids) - sum(label != IGNORED for label in labels) for ids, labels in columns)
+            settle_memory(self, self.nelbo_loss, max(prompts))
+            self._memory_settled = True
         self._log_step_time(training)
         where = ("train", state.global_step, self._micro_step) if training else ("eval", 0, 0)
         self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor
-from toys import TableDenoiser, TinyModel, rng
+from toys import ConstantDenoiser, TableDenoiser, TinyModel, rng
 
 from core.denoiser import ModelDenoiser, tempered_logps
+from core.projection import of_targets
 
 VOCABULARY, MASK_ID = 7, 3
 IDS = torch.randint(0, VOCABULARY, (4, 6), generator=rng())
@@ -219,3 +220,107 @@ def test_embeddings_of_an_unnamed_module_are_an_error():
     for ask in (wrapped.embedding_table, lambda: wrapped.logits_from_embeddings(torch.zeros(4, 6, 6), None, ROWS)):
         with pytest.raises(ValueError, match="input embedding"):
             ask()
+
+
+# ---- log-probabilities of given tokens ------------------------------------------------------------------------------
+
+TARGETS = torch.randint(MASK_ID + 1, VOCABULARY, (int(ROWS.sum()),), generator=rng(2))
+
+
+def expected_values(wrapped: ModelDenoiser, temperature: float = 0.7) -> tuple[Tensor, Tensor]:
+    return of_targets(tempered_logps(wrapped.logits(IDS, ATTENTION, ROWS), temperature), TARGETS)
+
+
+def assert_scores_as_from_logits(wrapped: ModelDenoiser) -> None:
+    """Values and gradients of `token_logps` are those of `logits`."""
+    gradients = []
+    for logps, entropies in (expected_values(wrapped), wrapped.token_logps(IDS, ATTENTION, ROWS, TARGETS, 0.7)):
+        assert not entropies.requires_grad
+        wrapped.model.zero_grad()
+        logps.square().sum().backward()
+        gradients.append([logps.detach(), entropies, *(p.grad for p in wrapped.model.parameters())])
+    for expected, found in zip(*gradients, strict=True):
+        assert expected.abs().max() > 0 and torch.allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("head", [True, False])
+def test_log_probs_of_given_tokens_are_those_of_the_logits(head, shift):
+    assert_scores_as_from_logits(denoiser(head, shift))
+
+
+def test_shifted_scores_need_a_token_before():
+    with pytest.raises(ValueError, match="position 0"):
+        denoiser(head=True, shift=True).token_logps(IDS, ATTENTION, ROWS | True, TARGETS, 1.0)
+
+
+def test_scoring_projects_the_chosen_rows_only_and_returns_no_logits():
+    wrapped = denoiser(head=True)
+    seen = []
+    wrapped.model.register_forward_hook(lambda _, args, output: seen.append(output.logits.shape))
+    for _ in range(2):
+        wrapped.token_logps(IDS, ATTENTION, ROWS, TARGETS, 1.0)
+    rows = int(ROWS.sum())
+    assert seen == [(1, VOCABULARY), (rows, 2), (rows, 2)], "one sequence and position, once, to look at the head"
+    assert wrapped.model.head_rows == [1, rows, rows]
+
+
+def test_the_head_is_itself_again_afterwards_and_after_an_exception():
+    wrapped = denoiser(head=True)
+    wrapped.token_logps(IDS, ATTENTION, ROWS, TARGETS, 1.0)
+    with pytest.raises(IndexError):
+        wrapped.token_logps(IDS + VOCABULARY, ATTENTION, ROWS, TARGETS, 1.0)
+    assert "forward" not in vars(wrapped.model.head)
+    own = wrapped.model.head.forward
+    wrapped.model.head.forward = own  # as a library leaves it that patched the instance
+    wrapped.token_logps(IDS, ATTENTION, ROWS, TARGETS, 1.0)
+    assert vars(wrapped.model.head)["forward"] is own
+    assert wrapped.model(IDS).logits.shape == (4, 6, VOCABULARY)
+
+
+REWORK = {
+    "softcap": lambda logits: 2 * torch.tanh(logits / 2),
+    "scale": lambda logits: logits * 0.3,
+    "scale in place": lambda logits: logits.mul_(0.3),
+    "bias": lambda logits: logits + torch.arange(VOCABULARY),
+    "cut": lambda logits: logits[..., : VOCABULARY - 1],
+}
+
+
+@pytest.mark.parametrize("rework", REWORK)
+def test_a_model_that_reworks_its_logits_is_scored_on_what_it_returns(rework):
+    class Reworking(TinyModel):
+        def forward(self, *args, **kwargs) -> SimpleNamespace:
+            return SimpleNamespace(logits=REWORK[rework](super().forward(*args, **kwargs).logits))
+
+    model = Reworking(VOCABULARY)
+    wrapped = ModelDenoiser(model, MASK_ID, model.head)
+    if rework == "cut":
+        targets = TARGETS.clamp(max=VOCABULARY - 2)
+        expected = of_targets(tempered_logps(wrapped.logits(IDS, ATTENTION, ROWS), 0.7), targets)
+        assert torch.equal(wrapped.token_logps(IDS, ATTENTION, ROWS, targets, 0.7)[0], expected[0])
+        return
+    assert_scores_as_from_logits(wrapped)
+
+
+def test_looking_at_the_head_leaves_the_random_state_alone():
+    class Dropping(TinyModel):
+        def forward(self, *args, **kwargs) -> SimpleNamespace:
+            torch.rand(5)
+            return super().forward(*args, **kwargs)
+
+    states = []
+    for _ in range(2):  # the second time nobody looks
+        model = Dropping(VOCABULARY) if not states else model
+        torch.manual_seed(0)
+        ModelDenoiser(model, MASK_ID, model.head).token_logps(IDS, ATTENTION, ROWS, TARGETS, 1.0)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
+def test_a_denoiser_without_a_head_of_its_own_scores_from_its_logits():
+    ids, rows = torch.zeros(2, 4, dtype=torch.int64), torch.ones(2, 4, dtype=torch.bool)
+    targets = torch.zeros(8, dtype=torch.int64)
+    logps, entropies = ConstantDenoiser([0.0, 0.0]).token_logps(ids, None, rows, targets, 1.0)
+    half = torch.full((8,), 0.5).log()
+    assert torch.allclose(logps, half) and torch.allclose(entropies, -half)

@@ -22,8 +22,10 @@ from toys import (
 from core.alpha_schedule import SCHEDULES, AlphaSchedule
 from core.denoiser import Denoiser, tempered_logps
 from core.exact import conditional_logps, exact_log_likelihood
-from core.generator import SAMPLERS, DiffusionGenerator, sample
+from core.generator import DiffusionGenerator
 from core.masking_strategy import FullMaskingStrategy, uniform
+from core.noise import REVEAL, RowNoise, draw_keys
+from core.samplers import SAMPLERS
 from core.selection import SELECTIONS
 from core.solvers import SOLVERS
 from core.trajectory import NEVER, Trajectory
@@ -38,6 +40,7 @@ PAIRS = [
     for kind, asks in SAMPLERS.items()
     for rule in (SELECTIONS if asks.selects else SOLVERS if asks.solves else ("",))
 ]
+WALKING_PAIRS = [(kind, rule) for kind, rule in PAIRS if not SAMPLERS[kind].adaptive]  # on the grid of timesteps
 FINAL_PAIRS = [(kind, rule) for kind, rule in PAIRS if SAMPLERS[kind].final]
 # Those that draw every token from p(token | state) itself.
 OWN_PAIRS = [(kind, rule) for kind, rule in FINAL_PAIRS if rule not in ("dpm", "unipc")]
@@ -117,7 +120,7 @@ def test_linear_schedule_reveals_uniform_counts(rule):
 
 
 @pytest.mark.parametrize("block_length", [2, 4, 8])
-@pytest.mark.parametrize(("kind", "rule"), PAIRS)
+@pytest.mark.parametrize(("kind", "rule"), WALKING_PAIRS)
 def test_blocks_finish_left_to_right_on_a_stride_grid(kind, rule, block_length):
     generator = sampler(TableDenoiser(), 8, steps=8, **chosen(kind, rule), block_length=block_length)
     stride = 8 // block_length
@@ -233,11 +236,11 @@ every_solver = pytest.mark.parametrize("solver", SOLVERS)
 def test_denoise_over_the_whole_grid_is_a_rollout(solver):
     """The same numbers, bit for bit: one walk, two doors."""
     generator = sampler(TableDenoiser(), 8, sampler="ancestral", solver=solver)
-    out = generator.generate(*prompts(20), rng())
-    noise = rng()
-    u = uniform(20, 8, generator=noise, device="cpu")
+    keys = draw_keys(20, rng())
+    out = generator.generate(*prompts(20), keys)
+    u = RowNoise(keys, 20, 8, torch.device("cpu")).everywhere(REVEAL)
     start, stop = torch.full((20,), 9), torch.full((20,), -1)
-    canvas = generator.denoise(*prompts(20), torch.zeros(20, 8).long(), u, start, stop, noise)
+    canvas = generator.denoise(*prompts(20), torch.zeros(20, 8).long(), u, start, stop, keys)
     for name in ("ids", "step_map", "commit_logps", "forwards"):
         assert torch.equal(getattr(canvas, name), getattr(out, name)), name
 
@@ -248,10 +251,10 @@ def test_two_walks_are_one_walk_unless_the_solver_remembers(solver, between):
     """Bit for bit where a step depends on its state alone; `dpm` forgets its last step where the walk is cut."""
     generator, data, u, *_ = ladder(40, 8, solver=solver)
     ends = [torch.full((40,), t) for t in (9, between, -1)]
-    whole = generator.denoise(*prompts(40), data, u, ends[0], ends[2], rng())
-    noise = rng()
-    first = generator.denoise(*prompts(40), data, u, ends[0], ends[1], noise)
-    second = generator.denoise(*prompts(40), first.ids, u, ends[1], ends[2], noise)
+    keys = draw_keys(40, rng())
+    whole = generator.denoise(*prompts(40), data, u, ends[0], ends[2], keys)
+    first = generator.denoise(*prompts(40), data, u, ends[0], ends[1], keys)
+    second = generator.denoise(*prompts(40), first.ids, u, ends[1], ends[2], keys)
     assert torch.equal(first.ids == MASK, generator.masking.hide(u, between))
     same = torch.equal(second.ids, whole.ids)
     same &= torch.equal(first.commit_logps + second.commit_logps, whole.commit_logps)
@@ -284,11 +287,9 @@ def test_denoise_takes_as_long_as_its_longest_walk(solver):
 @every_solver
 def test_denoise_from_a_timestep_to_itself_changes_and_costs_nothing(solver):
     generator, data, u, start, _ = ladder(20, 12, solver=solver)
-    noise = rng()
-    out = generator.denoise(*prompts(20), data, u, start, start, noise)
+    out = generator.denoise(*prompts(20), data, u, start, start, rng())
     assert torch.equal(out.ids, torch.where(generator.masking.hide(u, start), MASK, data))
     assert generator.denoiser.rows_seen == [] and not bool(out.forwards.any())
-    assert torch.equal(noise.get_state(), rng().get_state())
 
 
 @every_solver
@@ -313,25 +314,6 @@ def test_no_mask_is_left(kind, rule, eos_id, block_length, temperature):
     assert bool((out.ids < MASK).all()) and bool((out.ids >= 0).all())
     if eos_id is None:
         assert not bool((out.step_map == NEVER).any())
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_tokens_are_drawn_from_the_tempered_softmax(temperature):
-    n = 40_000
-    logits = torch.randn(8, generator=rng()).mul(2)
-    logits[5] = float("-inf")
-    drawn = sample(logits.expand(n, -1), temperature, rng(1))
-    p = (logits / temperature).softmax(0)
-    assert chi_square_excess(drawn.tokens.bincount(minlength=8), n * p) < 4
-    assert torch.allclose(drawn.commit_logps, p.log()[drawn.tokens], atol=1e-6)
-    assert torch.allclose(drawn.logps[0], logits.log_softmax(0))
-
-
-def test_mean_surprisal_of_drawn_tokens_is_the_entropy_of_a_large_vocabulary():
-    logits = -torch.arange(1.0, 2049.0).log()  # Zipf: noise of few bits would lose the tail
-    logps = logits.log_softmax(0)
-    surprisals = -sample(logits.expand(2000, -1), 1.0, rng()).commit_logps
-    assert_mean(surprisals, -(logps * logps.exp()).sum())
 
 
 @pytest.mark.parametrize(("kind", "rule"), OWN_PAIRS)
@@ -390,11 +372,19 @@ def test_forwards_count_the_evaluations_a_row_took_part_in(kind, rule, block_len
         denoiser = TableDenoiser()
         out = sampler(denoiser, 8, eos_id=eos_id, **options).generate(*prompts(20), rng())
         sizes = denoiser.rows_seen
-        assert int(out.forwards.sum()) == sum(sizes) and int(out.forwards.max()) <= len(sizes)
-        # T shared by the blocks, and two closing levels each.
-        assert len(sizes) <= (8 + 2 * (8 // block_length)) * EVALUATIONS.get(rule, 1)
-        assert min(sizes) > 0
-        if not SAMPLERS[kind].timed:  # counts are the same in all rows: all that are left take part in everything
+        assert min(sizes) > 0 and int(out.forwards.max()) <= len(sizes)
+        # Until something is written the 20 rows, which have one prompt, are one state.
+        shared = 0 if kind == "ancestral" else 19
+        assert sizes[0] == 1 or not shared
+        sizes[0] += shared
+        assert int(out.forwards.sum()) == sum(sizes)
+        # T shared by the blocks, and two closing levels each; adaptively, at least one token an evaluation.
+        at_most = 8 if SAMPLERS[kind].adaptive else 8 + 2 * (8 // block_length)
+        assert len(sizes) <= at_most * EVALUATIONS.get(rule, 1)
+        if kind in (
+            "count_matched",
+            "revise",
+        ):  # counts are the same in all rows: all that are left take part in everything
             assert int(out.forwards.max()) == len(sizes)
             assert sizes == sorted(sizes, reverse=True)
             assert (sizes[-1] < 20) == (eos_id is not None and stops_early)
@@ -438,7 +428,7 @@ def test_stopping_at_eos_leaves_the_law_of_the_text(kind, rule, block_length):
     keep = total >= 10
     statistic = ((one - two)[keep] ** 2 / total[keep]).sum().item()
     freedom = int(keep.sum()) - 1
-    assert freedom >= 10
+    assert freedom >= 8
     assert statistic < freedom + 4 * (2 * freedom) ** 0.5
 
 
@@ -544,6 +534,10 @@ def test_commit_logps_are_those_of_the_tempered_policy(kind, rule):
         ({"block_length": 3}, "block_length=3.*8 tokens"),
         ({"block_length": 0}, "block_length=0"),
         ({"block_length": 2, "steps": 6}, "steps=6.*4"),
+        ({"threshold": 0.0}, "threshold=0.0"),
+        ({"threshold": 1.1}, "threshold=1.1"),
+        ({"entropy_bound": -0.1}, "entropy_bound=-0.1"),
+        ({"entropy_bound": math.nan}, "entropy_bound=nan"),
     ],
 )
 def test_impossible_generators_are_named(options, message):
@@ -554,7 +548,7 @@ def test_impossible_generators_are_named(options, message):
 @every_sampler
 def test_masking_without_timesteps_serves_exact_counts_only(kind):
     arguments = (TableDenoiser(), AlphaSchedule(max_timesteps=4), FullMaskingStrategy(), 4)
-    if kind in ("count_matched", "revise"):
+    if not SAMPLERS[kind].timed:
         assert bool((DiffusionGenerator(*arguments, sampler=kind).generate(*prompts(1), rng()).ids < MASK).all())
     else:
         with pytest.raises(ValueError, match="strategy_type='diffusion'"):

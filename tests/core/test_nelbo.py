@@ -22,10 +22,10 @@ from toys import (
 from core.alpha_schedule import SCHEDULES
 from core.denoiser import Denoiser, tempered_logps
 from core.exact import conditional_logps, exact_nelbo
-from core.generator import SAMPLERS
 from core.likelihood import Draws, LikelihoodEstimate, predict_states
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import COUPLINGS, REPLAYS, SOURCES, TrajectoryNELBOLoss
+from core.samplers import SAMPLERS
 from core.selection import SELECTIONS
 from core.solvers import SOLVERS
 from core.trajectory import NEVER, Trajectory

@@ -4,10 +4,25 @@ import pytest
 import torch
 from toys import ConstantDenoiser, assert_mean, prompts, rng, sampler
 
+from core.prediction import Prediction
 from core.selection import SELECTIONS
 
 P = torch.tensor([[0.7, 0.2, 0.1, 0.0], [0.4, 0.4, 0.2, 0.0], [0.25, 0.25, 0.25, 0.25]])
 DRAWN = torch.tensor([2, 0, 3])
+
+
+class Drawn(Prediction):
+    """The distributions P, with given tokens in place of drawn ones."""
+
+    def __init__(self, tokens: torch.Tensor):
+        super().__init__(P.log(), 1.0, u=None)
+        self.tokens = tokens
+
+
+def chance() -> torch.Tensor:
+    return torch.rand(3, generator=rng())
+
+
 every_rule = pytest.mark.parametrize("rule", SELECTIONS)
 
 
@@ -21,13 +36,13 @@ every_rule = pytest.mark.parametrize("rule", SELECTIONS)
     ],
 )
 def test_scores_have_their_closed_forms(rule, expected):
-    assert torch.allclose(SELECTIONS[rule].score(P.log(), DRAWN, rng()), expected, atol=1e-5)
+    assert torch.allclose(SELECTIONS[rule].score(Drawn(DRAWN), chance), expected, atol=1e-5)
 
 
 @every_rule
 def test_a_rule_is_exact_iff_its_score_ignores_the_drawn_token(rule):
     selection = SELECTIONS[rule]
-    scores = [selection.score(P.log(), tokens, rng()) for tokens in (DRAWN, torch.tensor([0, 2, 1]))]
+    scores = [selection.score(Drawn(tokens), chance) for tokens in (DRAWN, torch.tensor([0, 2, 1]))]
     assert torch.equal(*scores) == selection.exact
     assert bool(torch.isfinite(scores[0]).all())  # a token of probability 0 is no trouble
 

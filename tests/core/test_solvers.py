@@ -27,6 +27,7 @@ from toys import (
 
 from core.generator import DiffusionGenerator
 from core.masking_strategy import uniform
+from core.noise import REVEAL, RowNoise
 from core.solvers import RK4_GROUPS, SOLVERS, Posteriors, ReverseStep, extrapolate
 from core.trajectory import Trajectory
 
@@ -495,7 +496,7 @@ def evaluations(name: str, times: list[float]) -> int:
 def test_evaluations_of_a_row_depend_on_its_uniform_numbers_alone(name, schedule, seed):
     generator = prompted(name, schedule, length=20)
     out = generator.generate(*prompts(30), rng(seed))
-    u = uniform(30, 20, generator=rng(seed), device="cpu")  # the first thing that a rollout draws
+    u = RowNoise(rng(seed), 30, 20, torch.device("cpu")).everywhere(REVEAL)
     mask_probs = levels(generator.schedule).flip(0).tolist()
     expected = [
         sum(
@@ -509,7 +510,7 @@ def test_evaluations_of_a_row_depend_on_its_uniform_numbers_alone(name, schedule
 @every_solver
 def test_tokens_are_revealed_in_the_order_of_their_uniform_numbers(name):
     out = prompted(name, length=20).generate(*prompts(30), rng())
-    falling = uniform(30, 20, generator=rng(), device="cpu").argsort(dim=1, descending=True)
+    falling = RowNoise(rng(), 30, 20, torch.device("cpu")).everywhere(REVEAL).argsort(dim=1, descending=True)
     assert bool((out.step_map.gather(1, falling).diff(dim=1) >= 0).all())
 
 

@@ -14,7 +14,7 @@ from trl import GRPOConfig, SFTConfig
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule
 from core.estimators import ESTIMATORS
-from core.generator import SAMPLERS
+from core.samplers import SAMPLERS
 from core.scheduled_sampling import STRATEGIES, ScheduledSampling
 from core.solvers import SOLVERS
 from trainers.config import (
@@ -59,6 +59,7 @@ SET = {key: value for key, (_, value) in SAMPLING.items()}
 ON = "scheduled_sampling_max_step_offset: 4\nscheduled_sampling_probability: 0.5\n"
 SFT = "trainer: sft\n"
 FLOW = "trainer: sft\nprediction_type: flow_matching\n"
+BLOCKS = "model: {attention: block_causal}\n"
 
 
 def sampling(training):
@@ -211,6 +212,14 @@ REFUSED = [
     (f"{SFT}flow_noise_scale: 2", [], ["loss.flow_noise_scale=2.0", "only with loss.prediction_type=flow_matching"]),
     (f"{FLOW}flow_noise_scale: 0", [], ["loss.flow_noise_scale=0.0", "a finite number above 0"]),
     (f"{FLOW}flow_noise_scale: .inf", [], ["loss.flow_noise_scale=inf", "a finite number above 0"]),
+    # block-causal models
+    (BLOCKS, [], ["generation.block_length=None", "the tokens of a block for model.attention=block_causal"]),
+    (FLOW + BLOCKS, [], ["loss.prediction_type='flow_matching'", "'masked' for model.attention=block_causal"]),
+    (
+        f"{SFT}{BLOCKS}{ON}block_length: 64",
+        [],
+        ["scheduled_sampling.max_step_offset=4", "0 for model.attention=block_causal", "whole canvas"],
+    ),
     # files
     ("", [], ["x.yaml", "empty"]),
     ("- 1", [], ["x.yaml", "list"]),
@@ -331,6 +340,7 @@ REGISTRIES = {
     "loss.coupling": "nested, antithetic, independent",
     "loss.replay": "drawn, segments, all",
     "masking.strategy_type": "diffusion, full",
+    "model.attention": "bidirectional, block_causal",
     "scheduled_sampling.ramp_shape": "linear, cosine",
     "scheduled_sampling.strategy": "uniform, biased_early, biased_late",
     "scheduled_sampling.sampler": "euler, dpm, unipc, rk4",

@@ -7,38 +7,10 @@ import torch
 from accelerate import debug_launcher
 from accelerate.state import AcceleratorState, GradientState
 
-from core.trajectory import NEVER, Trajectory, tokens_to_first_eos
 from trainers.grpo import ImprovedDiffuGRPOTrainer
-from trainers.randomness import generator_at
 
-METRICS = ("loss", "grad_norm", "nelbo", "nelbo_standard_error", "kl", "entropy", "reward", "ratio_log_max")
-
-
-class Scripted(ImprovedDiffuGRPOTrainer):
-    """Rollouts that depend on the prompt and the row of the *global* batch alone: sampling noise differs by rank."""
-
-    def _rollout(self, denoiser, prompt_ids, prompt_mask):
-        batch, length = prompt_ids.size(0), self.args.max_completion_length
-        eos = self.policy.tokenizer.eos_token_id
-        ids, step_map = [], []
-        for row, prompt in enumerate(prompt_ids.tolist()):
-            noise = generator_at("scripted", self.accelerator.process_index * batch + row, *prompt)
-            ids.append(torch.randint(3, len(self.policy.tokenizer), (length,), generator=noise))
-            step_map.append(torch.randperm(length, generator=noise) // 2)
-            if row % 2:  # a row that stopped early
-                ids[-1][length // 2 :] = eos
-                step_map[-1][length // 2 + 1 :] = NEVER
-        ids = torch.stack(ids)
-        return Trajectory(
-            ids=ids,
-            step_map=torch.stack(step_map),
-            commit_logps=torch.zeros(batch, length),
-            lengths=tokens_to_first_eos(ids, eos),
-            stopped=(ids == eos).any(dim=1),
-            forwards=torch.full((batch,), 7),
-            exact=True,
-            eos_id=eos,
-        )
+# not entropy: TRL averages it over tokens on each process first, and processes differ in how many they have
+METRICS = ("loss", "grad_norm", "nelbo", "nelbo_standard_error", "kl", "reward", "ratio_log_max")
 
 
 def train_and_save(make, processes, path):
@@ -81,7 +53,7 @@ def test_two_processes_train_as_one(make_grpo, make_policy, splits, tokenizer, t
     assert len(chosen) >= 8
     start = make_policy().model.state_dict()
 
-    class OnChosen(Scripted):
+    class OnChosen(ImprovedDiffuGRPOTrainer):
         def __init__(self, policy, rewards, args, train, evaluation, **kwargs):
             super().__init__(policy, rewards, args, chosen, evaluation, **kwargs)
 

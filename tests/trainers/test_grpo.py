@@ -36,7 +36,7 @@ def test_without_an_update_old_reference_and_current_log_probs_are_identical(mak
 
 @pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
 def test_ratios_leave_one_after_an_update_and_the_kl_after_the_first(make_watching, adapter):
-    trainer = make_watching(max_steps=8, beta=0.1, peft_config=adapter, **REUSED)
+    trainer = make_watching(max_steps=8, beta=0.1, peft_config=adapter, reuse_commit_logps=False, **REUSED)
     trainer.train()
     drift = [(seen["current"] - seen["old"]).abs().max().item() for seen in trainer.micro_batches]
     assert drift[:2] == [0.0, 0.0] and min(drift[2:8]) > 0, "the first update comes after two micro-batches"
@@ -293,7 +293,7 @@ def test_every_loss_of_trl_moves_the_weights(make_watching, loss_type, level):
     ids=str,
 )
 def test_every_option_of_the_diffusion_trains(make_watching, options):
-    trainer = make_watching(max_steps=2, num_iterations=2, beta=0.01, **options)
+    trainer = make_watching(max_steps=2, num_iterations=2, beta=0.01, reuse_commit_logps=False, **options)
     start = state(trainer.model)
     trainer.train()
     first, second = trainer.state.log_history[:2]
@@ -451,7 +451,8 @@ def test_rollouts_are_made_in_eval_mode_and_scores_in_train_mode(make_watching, 
 
 def test_dropout_is_off_in_policy_and_reference(make_watching, make_policy):
     policy = make_policy(attention_dropout=0.5)
-    trainer = make_watching(policy=policy, beta=0.1, learning_rate=0.0, max_steps=1, num_iterations=2)
+    options = {"beta": 0.1, "learning_rate": 0.0, "num_iterations": 2, "reuse_commit_logps": False}
+    trainer = make_watching(policy=policy, max_steps=1, **options)
     trainer.train()
     assert trainer.state.log_history[0]["ratio_log_max"] == trainer.state.log_history[0]["kl"] == 0.0
 

@@ -60,7 +60,7 @@ def test_without_an_update_old_reference_and_current_log_probs_are_identical(mak
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_old_and_reference_are_left_behind_by_the_first_update(make_watching, name):
-    trainer = make_watching(max_steps=2, **options_of(name, beta=0.1, **REUSED))
+    trainer = make_watching(max_steps=2, **options_of(name, beta=0.1, reuse_commit_logps=False, **REUSED))
     trainer.train()
     drift = {
         key: [(seen["current"] - seen[key]).abs().max().item() for seen in trainer.micro_batches]
@@ -220,12 +220,68 @@ def test_evaluations_are_the_rows_that_went_through_the_models(make_watching, na
             lambda module, args, kwargs: rows_seen.append(kwargs["input_ids"].size(0)), with_kwargs=True
         )
     trainer.train()
-    assert trainer.evaluations == sum(rows_seen)
+    looks = 0 if name == "selection_replay" else 2  # at each model's head, see ModelDenoiser
+    shared = 8 - 2  # the first step of a rollout is the same in a group
+    assert trainer.evaluations == sum(rows_seen) - looks + shared
     forwards, states = int(trainer.trajectories[0].forwards.sum()), trainer.batches[0]["draws/hidden"].size(2)
-    # two iterations, each scored by the old, the reference and the current policy
-    assert trainer.evaluations == forwards + 8 * states * 2 * 3
+    # two iterations, each scored by the old, the reference and the current policy; the sampler may have been the old
+    policies = 2 if trainer._replays_exactly else 3
+    assert trainer.evaluations == forwards + 8 * states * 2 * policies
     trainer.evaluate()
     assert trainer.evaluations < sum(rows_seen), "evaluation is no part of it"
+
+
+# --- the sampler's own log-probs in place of the old policy's ------------------------------------------------------
+
+EXACT = [{"nelbo_replay": "all"}, {"nelbo_replay": "drawn"}, {"likelihood": "rollout", "shrinkage": 1}]
+
+
+@pytest.mark.parametrize("ratio", ["normalised", "weighted", "plain"])
+@pytest.mark.parametrize("options", EXACT, ids=str)
+def test_recorded_log_probs_are_those_of_the_old_policy_and_save_its_forwards(make_watching, options, ratio):
+    sides = []
+    for reuse in (True, False):
+        trainer = make_watching(reuse_commit_logps=reuse, ratio=ratio, num_iterations=2, beta=0.1, **options)
+        batch = rollout_of(trainer)
+        sides.append((batch["old_per_token_logps"], batch["ref_per_token_logps"], trainer.evaluations))
+    (old, reference, evaluations), (scored_old, scored_reference, more) = sides
+    assert scored_old.abs().max() > 1
+    # float32: the log-prob of a token is a few units, and each sum of few terms rounds at 1e-6 of that
+    assert 0 < (old - scored_old).abs().max() < 1e-5 * max(1.0, draws_of(batch).weight.max().item())
+    assert torch.equal(reference, scored_reference)
+    assert more - evaluations == 8 * 2 * batch["draws/hidden"].size(2)
+
+
+def test_ratios_to_recorded_log_probs_are_one_up_to_rounding_until_the_weights_move(make_watching):
+    trainer = make_watching(max_steps=4, nelbo_replay="all", **REUSED)
+    trainer.train()
+    drift = [(seen["current"] - seen["old"]).abs().max().item() for seen in trainer.micro_batches]
+    assert 0 < max(drift[:2]) < 1e-5 and min(drift[2:8]) > 1e-3
+
+
+@pytest.mark.parametrize("options", [{"p_mask_prompt": 0.3}, {"selection": "low_confidence"}, {"source": "segments"}])
+def test_where_a_replay_is_not_exact_the_old_policy_is_scored(make_watching, options):
+    if options == {"source": "segments"}:
+        options = {"nelbo_replay": "segments"}
+    trainer = make_watching(max_steps=2, num_iterations=2, learning_rate=0.0, **options)
+    trainer.train()
+    assert all(torch.equal(seen["current"], seen["old"]) for seen in trainer.micro_batches)
+
+
+def test_with_an_adapter_the_policy_is_the_sampler_and_the_reference_the_model_without_it(make_watching):
+    options = {"nelbo_replay": "all", "peft_config": LORA, "beta": 0.1, "num_iterations": 2}
+    trainer = make_watching(max_steps=3, **options)
+    trainer.train()
+    batch, trajectory = trainer.batches[1], trainer.trajectories[1]
+    old, reference = batch["old_per_token_logps"][:, 0, 0], batch["ref_per_token_logps"][:, 0, 0]
+    revealed = draws_of(batch).scored.any(dim=1)[:, : old.size(1)]
+    assert torch.equal(old[revealed], trajectory.commit_logps[:, : old.size(1)][revealed])
+    trainer._pending = None
+    prompt, canvas = (batch["prompt_ids"], batch["prompt_mask"]), batch["canvas_ids"]
+    with torch.no_grad(), trainer.model.disable_adapter():
+        expected = trainer._score(trainer.model, *prompt, canvas, draws_of(batch)).per_token_logps
+    assert torch.allclose(reference, expected[:, : old.size(1)], atol=1e-5)
+    assert (old - reference)[revealed].abs().max() > 0.1
 
 
 # --- diagnostics --------------------------------------------------------------------------------------------------

@@ -1,0 +1,137 @@
+"""Log-probabilities of given tokens from hidden states, without ever holding all the logits.
+
+The logits of R positions are R * V numbers, of which a loss needs R. `project` makes them a chunk of positions at a
+time, keeps two numbers a position (and the normaliser), and makes them again, chunk by chunk, in the backward pass:
+there the gradient of log softmax is (one-hot - softmax), so one chunk and its softmax are all that is in memory. The
+idea is that of "cut cross-entropy" (Wijmans et al. 2025, 2411.09009, section 4), in torch and for any head module.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import get_device_states, set_device_states
+
+# Logits in one chunk: 16 MiB of float32, of which two are held at a time. But no fewer rows than these, 32 MiB for a
+# vocabulary of 126k: thinner matrix products are slower.
+CHUNK_LOGITS, CHUNK_ROWS = 2**22, 64
+
+
+def tempered_logps(logits: Float[Tensor, "R V"], temperature: float) -> Float[Tensor, "R V"]:
+    """Log-probabilities of the policy: log softmax(logits / temperature); temperature 0 (greedy) scores at 1."""
+    return torch.log_softmax(logits / temperature if temperature > 0 else logits, dim=-1)
+
+
+def of_targets(
+    logps: Float[Tensor, "R V"], targets: Int[Tensor, " R"]
+) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
+    """The log-probability of each row's target and, without gradient, the entropy of the row, nats, (R,) both."""
+    with torch.no_grad():
+        entropies = -logps.exp().mul_(logps).nansum(dim=1)  # an impossible token gives 0 * -inf: it counts nothing
+    return logps.gather(1, targets.unsqueeze(1)).squeeze(1), entropies
+
+
+def project(
+    head: Callable[[Tensor], Tensor],
+    parameters: list[nn.Parameter],
+    hidden: Float[Tensor, "R d"],
+    targets: Int[Tensor, " R"],
+    mask_id: int,
+    temperature: float,
+    chunk_rows: int | None = None,
+) -> Float[Tensor, "R 2"]:
+    """`of_targets` of the tempered log-probabilities of ``head(hidden)``, the mask token excluded, in float32.
+
+    Autocast and the random state (dropout in a head's adapter) are in the backward pass what they were here. No double
+    backward.
+
+    Args:
+        head: hidden states (r, d) -> logits (r, V).
+        parameters: all weights of ``head`` that are to get a gradient.
+        hidden: hidden states, (R, d).
+        targets: token ids, (R,).
+        mask_id: id of the mask token, which has probability 0.
+        temperature: as in `tempered_logps`.
+        chunk_rows: positions in one chunk; None: by `CHUNK_LOGITS` and `CHUNK_ROWS`.
+
+    Returns:
+        The log-probability of each target and the entropy of its distribution (no gradient), (R, 2).
+    """
+    return _Projection.apply(head, mask_id, temperature or 1.0, chunk_rows, hidden, targets, *parameters)
+
+
+class _Projection(torch.autograd.Function):
+    """One node for all chunks, which hands each weight its gradient once: what DDP's hooks count on."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        head: Callable[[Tensor], Tensor],
+        mask_id: int,
+        temperature: float,
+        chunk_rows: int | None,
+        hidden: Tensor,
+        targets: Tensor,
+        *parameters: Tensor,
+    ) -> Tensor:
+        rows = chunk_rows
+        if rows is None:  # a head of any kind: its output alone knows the vocabulary
+            rows = max(CHUNK_ROWS, CHUNK_LOGITS // _call(head, hidden[:1]).size(-1))
+        ctx.random = torch.get_rng_state(), get_device_states(hidden)
+        values = hidden.new_empty(hidden.size(0), 2, dtype=torch.float32)
+        normalisers = hidden.new_empty(hidden.size(0), dtype=torch.float32)
+        for start in range(0, hidden.size(0), rows):
+            chunk, aim = slice(start, start + rows), targets[start : start + rows]
+            logits = _call(head, hidden[chunk]).detach().float() / temperature
+            logits[:, mask_id] = float("-inf")
+            logps = torch.log_softmax(logits, dim=1)
+            of_target = logits.gather(1, aim.unsqueeze(1)).squeeze(1)
+            del logits  # the next line makes another one of its size
+            values[chunk, 0], values[chunk, 1] = of_targets(logps, aim)
+            normalisers[chunk] = of_target - values[chunk, 0]
+        device = hidden.device.type
+        ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+        ctx.arguments = head, mask_id, temperature, rows
+        ctx.save_for_backward(hidden, targets, normalisers, *parameters)
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        hidden, targets, normalisers, *parameters = ctx.saved_tensors
+        head, mask_id, temperature, rows = ctx.arguments
+        weight = gradient[:, :1] / temperature
+        for_hidden, for_parameters = torch.empty_like(hidden), [None] * len(parameters)
+        devices, states = ctx.random[1]
+        with torch.random.fork_rng(devices, device_type=hidden.device.type), torch.autocast(*ctx.autocast):
+            torch.set_rng_state(ctx.random[0])
+            set_device_states(devices, states, device_type=hidden.device.type)
+            for start in range(0, hidden.size(0), rows):
+                chunk = slice(start, start + rows)
+                inputs = hidden[chunk].detach().requires_grad_()
+                logits = _call(head, inputs)
+                # d log p(target) / d logits = (one-hot - softmax) / temperature
+                slope = (logits.detach().float() / temperature).sub_(normalisers[chunk].unsqueeze(1)).exp_()
+                slope[:, mask_id] = 0.0
+                slope.mul_(-weight[chunk]).scatter_add_(1, targets[chunk].unsqueeze(1), weight[chunk])
+                inner = torch.autograd.grad(logits, [inputs, *parameters], slope.to(logits.dtype), allow_unused=True)
+                for_hidden[chunk] = inner[0]
+                for_parameters = [_sum(*pair) for pair in zip(for_parameters, inner[1:], strict=True)]
+        return None, None, None, None, for_hidden, None, *for_parameters
+
+
+def _call(head: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    """With gradients on whenever the head runs: autocast keeps the weights that it cast, and if it cast them without
+    gradients, they would get none afterwards."""
+    with torch.enable_grad():
+        return head(hidden)
+
+
+def _sum(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    """In place, where there is something on both sides."""
+    if total is None or part is None:
+        return part if total is None else total
+    return total.add_(part)

@@ -1,0 +1,1 @@
+"""What stands behind scripts/benchmark.py: shapes, peers, counters, measured peaks and tables."""

@@ -1,0 +1,126 @@
+"""Key-value memory for transformers' models: `core.cached_denoiser` through their own cache protocol.
+
+A model's attention hands every layer's new keys and values to ``past_key_values.update`` and attends to what comes
+back. `_Span` gives back the stored ones in front of the new ones, and keeps the new ones alone: the memory itself is
+never written to.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from core.cached_denoiser import CachedDenoiser, KeyValues
+from core.denoiser import ModelDenoiser
+
+
+class CachedModelDenoiser(ModelDenoiser, CachedDenoiser):
+    """A transformers model as a denoiser that can be run on a span of positions, and that may be block-causal.
+
+    Args:
+        model, mask_id, head, logit_shift, embedding: see `ModelDenoiser`.
+        attention: the model's attention kernel, by transformers' name; see `RULES`.
+        block_length: tokens of a block of a block-causal model; None: bidirectional.
+
+    Raises:
+        ValueError: a block-causal model with shifted logits.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mask_id: int,
+        head: nn.Module | None = None,
+        logit_shift: bool = False,
+        embedding: nn.Module | None = None,
+        attention: str = "sdpa",
+        block_length: int | None = None,
+    ):
+        super().__init__(model, mask_id, head, logit_shift, embedding)
+        if block_length is not None and logit_shift:
+            raise ValueError(
+                f"block_length={block_length}: a block-causal model cannot have shifted logits, its first position "
+                "of a block is predicted from a position that does not see the block"
+            )
+        self.attention, self.block_length = attention, block_length
+
+    def logits_with(
+        self,
+        ids: Int[Tensor, "B Q"],
+        positions: Int[Tensor, "B Q"],
+        visible: Bool[Tensor, "B Q K"] | None,
+        memory: KeyValues | None,
+        columns: Int[Tensor, "B C"],
+    ) -> tuple[Float[Tensor, "R V"], KeyValues]:
+        if self.logit_shift:
+            raise ValueError("a model with shifted logits predicts the start of a span from outside of it: no cache")
+        span = _Span(memory)
+        inputs = {"input_ids": ids, "position_ids": positions, "past_key_values": span, "use_cache": True}
+        attention_mask = None if visible is None else self._rule(visible)
+        return self._logits({**inputs, "attention_mask": attention_mask}, columns), span.written()
+
+    def _rule(self, visible: Bool[Tensor, "B Q N"]) -> Tensor:
+        if self.attention not in RULES:
+            raise ValueError(
+                f"model.attn_implementation={self.attention!r} cannot be told who sees whom; expected one of "
+                f"{', '.join(RULES)}"
+            )
+        return RULES[self.attention](visible.unsqueeze(1))
+
+
+def _boolean(visible: Bool[Tensor, "B 1 Q N"]) -> Bool[Tensor, "B 1 Q N"]:
+    return visible
+
+
+def _additive(visible: Bool[Tensor, "B 1 Q N"]) -> Float[Tensor, "B 1 Q N"]:
+    """What is added to the attention scores, which the softmax then takes in float32: 0, or the least there is."""
+    return torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, torch.finfo(torch.float32).min)
+
+
+# attention kernels that take a rule of their own, and how each wants it
+RULES: dict[str, Callable[[Tensor], Tensor]] = {"sdpa": _boolean, "eager": _additive}
+
+
+class _SpanLayer(CacheLayerMixin):
+    """One layer of a `_Span`; ``keys`` and ``values`` are the stored ones."""
+
+    written: tuple[Tensor, Tensor]
+
+    def __init__(self, keys: Tensor | None = None, values: Tensor | None = None):
+        super().__init__()
+        self.keys, self.values = keys, values
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to prepare."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.written = key_states, value_states
+        if self.keys is None or self.values is None:
+            return self.written
+        return torch.cat([self.keys, key_states], dim=2), torch.cat([self.values, value_states], dim=2)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return 0 if self.keys is None else self.keys.size(2)
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class _Span(Cache):
+    """A cache for one forward: reads a memory, keeps what the forward wrote."""
+
+    def __init__(self, memory: KeyValues | None):
+        if memory is None:
+            super().__init__(layer_class_to_replicate=_SpanLayer)
+        else:
+            super().__init__(layers=[_SpanLayer(*stored) for stored in zip(memory.keys, memory.values, strict=True)])
+
+    def written(self) -> KeyValues:
+        keys, values = zip(*(layer.written for layer in self.layers), strict=True)
+        return KeyValues(keys, values)
