@@ -85,7 +85,7 @@ class _Projection(torch.autograd.Function):
         normalisers = hidden.new_empty(hidden.size(0), dtype=torch.float32)
         for start in range(0, hidden.size(0), rows):
             chunk, aim = slice(start, start + rows), targets[start : start + rows]
-            logits = _call(head, hidden[chunk]).detach().float() / temperature
+            logits = _tempered(_call(head, hidden[chunk]), temperature)
             logits[:, mask_id] = float("-inf")
             logps = torch.log_softmax(logits, dim=1)
             of_target = logits.gather(1, aim.unsqueeze(1)).squeeze(1)
@@ -104,23 +104,69 @@ class _Projection(torch.autograd.Function):
         hidden, targets, normalisers, *parameters = ctx.saved_tensors
         head, mask_id, temperature, rows = ctx.arguments
         weight = gradient[:, :1] / temperature
-        for_hidden, for_parameters = torch.empty_like(hidden), [None] * len(parameters)
+        for_hidden = torch.empty_like(hidden)
+        linear = _plain_linear(head, ctx.autocast)
+        through = _ThroughAutograd(head, parameters) if linear is None else _ThroughLinear(linear, parameters)
         devices, states = ctx.random[1]
         with torch.random.fork_rng(devices, device_type=hidden.device.type), torch.autocast(*ctx.autocast):
             torch.set_rng_state(ctx.random[0])
             set_device_states(devices, states, device_type=hidden.device.type)
             for start in range(0, hidden.size(0), rows):
                 chunk = slice(start, start + rows)
-                inputs = hidden[chunk].detach().requires_grad_()
-                logits = _call(head, inputs)
+                logits = through.logits(hidden[chunk])
                 # d log p(target) / d logits = (one-hot - softmax) / temperature
-                slope = (logits.detach().float() / temperature).sub_(normalisers[chunk].unsqueeze(1)).exp_()
+                slope = _tempered(logits, temperature).sub_(normalisers[chunk].unsqueeze(1)).exp_()
                 slope[:, mask_id] = 0.0
                 slope.mul_(-weight[chunk]).scatter_add_(1, targets[chunk].unsqueeze(1), weight[chunk])
-                inner = torch.autograd.grad(logits, [inputs, *parameters], slope.to(logits.dtype), allow_unused=True)
-                for_hidden[chunk] = inner[0]
-                for_parameters = [_sum(*pair) for pair in zip(for_parameters, inner[1:], strict=True)]
+                for_hidden[chunk] = through.backward(slope.to(logits.dtype))
+        for_parameters = through.gradients
         return None, None, None, None, for_hidden, None, *for_parameters
+
+
+class _ThroughAutograd:
+    """The backward pass of a head of any kind, chunk by chunk; ``gradients`` are those of its weights, summed up."""
+
+    def __init__(self, head: Callable[[Tensor], Tensor], parameters: list[Tensor]):
+        self.head, self.parameters = head, parameters
+        self.gradients: list[Tensor | None] = [None] * len(parameters)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        self.hidden = hidden.detach().requires_grad_()
+        self.output = _call(self.head, self.hidden)
+        return self.output.detach().clone()  # to be written to
+
+    def backward(self, slope: Tensor) -> Tensor:
+        found = torch.autograd.grad(self.output, [self.hidden, *self.parameters], slope, allow_unused=True)
+        self.gradients = [_sum(*pair) for pair in zip(self.gradients, found[1:], strict=True)]
+        return found[0]
+
+
+class _ThroughLinear:
+    """The same for a plain linear layer, the usual head: what a chunk brings is added where the sum is, and
+    its logits are written over. That saves a matrix of the weights' size and a chunk."""
+
+    def __init__(self, head: nn.Linear, parameters: list[Tensor]):
+        self.head = head
+        self.gradients = [torch.zeros_like(parameter) for parameter in parameters]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        self.hidden = hidden
+        return nn.functional.linear(hidden, self.head.weight, self.head.bias)
+
+    def backward(self, slope: Tensor) -> Tensor:
+        for gradient in self.gradients:
+            if gradient.ndim == 2:  # of the weight
+                gradient.addmm_(slope.t(), self.hidden)
+            else:  # of the bias
+                gradient.add_(slope.sum(dim=0))
+        return slope @ self.head.weight
+
+
+def _plain_linear(head: Callable[[Tensor], Tensor], autocast: tuple[str, torch.dtype, bool]) -> nn.Linear | None:
+    """The module whose own forward ``head`` is, if it is a linear layer without anything around it."""
+    module = getattr(head, "__self__", None)
+    own = type(module) is nn.Linear and getattr(head, "__func__", None) is nn.Linear.forward
+    return module if own and not autocast[2] else None
 
 
 def _call(head: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
@@ -128,6 +174,12 @@ def _call(head: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
     gradients, they would get none afterwards."""
     with torch.enable_grad():
         return head(hidden)
+
+
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    """In float32, without gradient; a division by 1 would be a pass over all of them."""
+    logits = logits.detach().float()
+    return logits if temperature == 1 else logits / temperature
 
 
 def _sum(total: Tensor | None, part: Tensor | None) -> Tensor | None:

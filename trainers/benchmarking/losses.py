@@ -59,9 +59,14 @@ def full_logits_estimate(policy: Policy, text: Text, draws: Draws) -> Likelihood
     logits = policy.model(input_ids=states).logits.float()[:, prompt_length:]
     logits[..., policy.mask_id] = float("-inf")  # never predicted, as in `core.denoiser`
     targets = text.ids.repeat_interleave(num_draws, dim=0)
-    logps = torch.log_softmax(logits, dim=-1).gather(2, targets.unsqueeze(2)).squeeze(2)
-    logps = torch.where(draws.scored, logps.unflatten(0, (-1, num_draws)), 0.0)
-    return TrajectoryNELBOLoss(num_draws=num_draws).combine(logps, torch.zeros_like(logps), draws)
+    all_logps = torch.log_softmax(logits, dim=-1)
+    logps = all_logps.gather(2, targets.unsqueeze(2)).squeeze(2)
+    with torch.no_grad():  # which GRPO logs; a sequence at a time, so that the peak is not here
+        entropies = torch.stack([-(own.exp() * own).nansum(dim=-1) for own in all_logps])
+    logps, entropies = (
+        torch.where(draws.scored, values.unflatten(0, (-1, num_draws)), 0.0) for values in (logps, entropies)
+    )
+    return TrajectoryNELBOLoss(num_draws=num_draws).combine(logps, entropies, draws)
 
 
 @dataclass(frozen=True)
