@@ -8,7 +8,7 @@ between them.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -119,28 +119,52 @@ def _only_rows(head: nn.Module, rows: Tensor) -> Iterator[None]:
 
 @contextmanager
 def _scoring(head: nn.Module, rows: Tensor, targets: Tensor, mask_id: int, temperature: float) -> Iterator[None]:
-    """Let ``head`` return `of_targets` of its logits, (R, 2), in their place.
+    """Let ``head`` return `of_targets` of its logits, (R, 2), in their place: exchanged rather than hooked, as a hook
+    comes when all logits are there."""
+    parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
 
-    Its forward is exchanged rather than hooked, as a hook comes when all logits are there. Wrappers that hook the head
-    see one call.
-    """
-    forward, own = head.forward, vars(head).get("forward")
-
-    def instead(hidden: Tensor) -> Tensor:
-        parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    def instead(forward: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
         return project(forward, parameters, _pick(hidden, rows), targets, mask_id, temperature)
 
-    head.forward = instead
+    with _exchanged(head, instead):
+        yield
+
+
+@contextmanager
+def _only_there(feed_forward: nn.Module | None, rows: Tensor) -> Iterator[None]:
+    """Let a position-wise module run at ``rows`` alone, and give 0 elsewhere, where nobody reads its output."""
+    if feed_forward is None:
+        yield
+        return
+    with _exchanged(feed_forward, lambda forward, hidden: _put_back(forward(_pick(hidden, rows)), hidden, rows)):
+        yield
+
+
+def _put_back(values: Float[Tensor, "R d"], hidden: Float[Tensor, "B N d"], rows: Tensor) -> Float[Tensor, "B N d"]:
+    """The inverse of `_pick`, with 0 where nothing was picked."""
+    empty = values.new_zeros(hidden.shape)
+    if rows.dtype == torch.bool:
+        return empty.masked_scatter(rows.unsqueeze(2), values)
+    return empty.scatter(1, rows.unsqueeze(2).expand(-1, -1, hidden.size(2)), values.view(*rows.shape, hidden.size(2)))
+
+
+@contextmanager
+def _exchanged(module: nn.Module, instead: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]) -> Iterator[None]:
+    """Let ``instead(forward, hidden)`` stand for a module's forward. Wrappers that hook the module see one call."""
+    forward, own = module.forward, vars(module).get("forward")
+    module.forward = lambda hidden: instead(forward, hidden)
     try:
         yield
     finally:
-        del head.forward
+        del module.forward
         if own is not None:
-            head.forward = own
+            module.forward = own
 
 
-# Heads whose output is what their model returns, and heads whose output it changes afterwards.
+# What was found out about a module, once: whether a head's output is what its model returns, and whether a
+# feed-forward module may be run only where its output is read.
 _IS_LAST_STEP: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_MAY_SKIP: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 class ModelDenoiser(EmbeddingDenoiser):
@@ -157,6 +181,9 @@ class ModelDenoiser(EmbeddingDenoiser):
             are computed and the rows picked from them.
         logit_shift: True if the logit at position i predicts the token at i + 1 (Dream, AR-to-diffusion models).
         embedding: the module whose ``.weight`` (V, d) embeds the tokens; None if no embeddings will be asked for.
+        last_feed_forward: the last layer's position-wise module, behind which only position-wise things come: it is
+            then run where something is predicted and nowhere else. Looked at once, and left alone where it is not so.
+            None: not known.
     """
 
     def __init__(
@@ -166,9 +193,10 @@ class ModelDenoiser(EmbeddingDenoiser):
         head: nn.Module | None = None,
         logit_shift: bool = False,
         embedding: nn.Module | None = None,
+        last_feed_forward: nn.Module | None = None,
     ):
         self.model, self.mask_id, self.head, self.logit_shift = model, mask_id, head, logit_shift
-        self.embedding = embedding
+        self.embedding, self.last_feed_forward = embedding, last_feed_forward
 
     def logits(
         self,
@@ -199,7 +227,11 @@ class ModelDenoiser(EmbeddingDenoiser):
         inputs = {"input_ids": ids, **self._attention(attention_mask, position_ids)}
         if self.head is None or not self._head_is_last_step(inputs):
             return super().token_logps(ids, attention_mask, rows, targets, temperature, position_ids)
-        with _scoring(self.head, self._shifted(rows), targets, self.mask_id, temperature):
+        rows = self._shifted(rows)
+        with (
+            _only_there(self._skippable(inputs), rows),
+            _scoring(self.head, rows, targets, self.mask_id, temperature),
+        ):
             logps, entropies = self.model(**inputs).logits.unbind(dim=1)
         return logps, entropies.detach()
 
@@ -256,11 +288,12 @@ class ModelDenoiser(EmbeddingDenoiser):
         """The model's float32 logits at ``rows``, a mask (B, N) or columns (B, K): shifted if need be, projected there
         alone, mask token excluded."""
         rows = self._shifted(rows)
-        if self.head is None:
-            logits = _pick(self.model(**inputs).logits, rows)
-        else:
-            with _only_rows(self.head, rows):
-                logits = self.model(**inputs).logits
+        with _only_there(self._skippable(inputs), rows):
+            if self.head is None:
+                logits = _pick(self.model(**inputs).logits, rows)
+            else:
+                with _only_rows(self.head, rows):
+                    logits = self.model(**inputs).logits
         logits = logits.float()
         if not logits.requires_grad:
             logits[:, self.mask_id] = float("-inf")  # in place: at large vocabularies a copy is what sampling costs
@@ -288,21 +321,47 @@ class ModelDenoiser(EmbeddingDenoiser):
         if head not in _IS_LAST_STEP:
             given = []
             handle = head.register_forward_hook(lambda _, args, output: given.append(output.clone()))
-            model = self.beneath_wrapper().model
-            first = {name: value if value is None else value[:1] for name, value in inputs.items()}
-            ids = inputs["input_ids"]
-            end = ids.new_full((1, 1), ids.size(1) - 1)  # one position, and no padding
             try:
-                with (
-                    torch.no_grad(),
-                    torch.random.fork_rng([] if ids.device.type == "cpu" else [ids.device]),
-                    _only_rows(head, end),
-                ):
-                    returned = model(**first).logits
+                with self._looking(inputs) as (first, end), _only_rows(head, end):
+                    returned = self.beneath_wrapper().model(**first).logits
             finally:
                 handle.remove()
             _IS_LAST_STEP[head] = len(given) == 1 and torch.equal(given[0], returned)
         return _IS_LAST_STEP[head]
+
+    def _skippable(self, inputs: dict[str, Any]) -> nn.Module | None:
+        """`last_feed_forward`, where what it gives at other positions changes nothing; found out once.
+
+        Not with gradient checkpointing, which runs the layer again when this call is over.
+        """
+        module = self.last_feed_forward
+        checkpointed = torch.is_grad_enabled() and getattr(
+            self.beneath_wrapper().model, "is_activation_checkpointing", 0
+        )
+        if module is None or checkpointed:
+            return None
+        if module not in _MAY_SKIP:
+            model = self.beneath_wrapper().model
+            with self._looking(inputs) as (first, end):
+                whole = _pick(model(**first).logits, end).float()
+                try:
+                    with _only_there(module, end):
+                        skipped = _pick(model(**first).logits, end).float()
+                except (TypeError, AttributeError, RuntimeError):  # not a function of hidden states alone
+                    skipped = torch.full_like(whole, torch.nan)
+            # a product of other size rounds differently; a module that looks at other positions is far off
+            _MAY_SKIP[module] = torch.allclose(skipped, whole, rtol=0, atol=0.02 * float(whole.std()))
+        return module if _MAY_SKIP[module] else None
+
+    @contextmanager
+    def _looking(self, inputs: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Int[Tensor, "1 1"]]]:
+        """To try something on the first sequence by itself, leaving no trace: its inputs, and its last position."""
+        name = "inputs_embeds" if inputs.get("input_ids") is None else "input_ids"
+        first = inputs[name][:1]
+        end = torch.full((1, 1), first.size(1) - 1, device=first.device)
+        devices = [] if first.device.type == "cpu" else [first.device]
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            yield {name: first, "attention_mask": None}, end
 
     def _embedding_weight(self) -> Tensor:
         if self.embedding is None:

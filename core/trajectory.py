@@ -22,8 +22,9 @@ class Trajectory:
 
     Attributes:
         ids: the canvas as the sampler left it, (B, L). Positions that a stopped row never revealed hold EOS.
-        step_map: the denoising step (0, 1, ...) that revealed each token, (B, L); `NEVER` where none did. Before step
-            s the model saw exactly the tokens with step_map < s.
+        step_map: the evaluation of the row (0, 1, ...; of the batch in the ancestral sampler, which passes over rows)
+            that revealed each token, (B, L); `NEVER` where none did. Before step s the model saw exactly the tokens
+            with step_map < s.
         commit_logps: log-probability, at the sampling temperature, with which each token was drawn in its step,
             (B, L); 0 where no step revealed the token. Greedy (temperature 0) commits are certain: 0 everywhere.
         lengths: tokens up to and including the first EOS, (B,).

@@ -21,7 +21,7 @@ class CachedModelDenoiser(ModelDenoiser, CachedDenoiser):
     """A transformers model as a denoiser that can be run on a span of positions, and that may be block-causal.
 
     Args:
-        model, mask_id, head, logit_shift, embedding: see `ModelDenoiser`.
+        model, mask_id, head, logit_shift, embedding, last_feed_forward: see `ModelDenoiser`.
         attention: the model's attention kernel, by transformers' name; see `RULES`.
         block_length: tokens of a block of a block-causal model; None: bidirectional.
 
@@ -36,10 +36,11 @@ class CachedModelDenoiser(ModelDenoiser, CachedDenoiser):
         head: nn.Module | None = None,
         logit_shift: bool = False,
         embedding: nn.Module | None = None,
+        last_feed_forward: nn.Module | None = None,
         attention: str = "sdpa",
         block_length: int | None = None,
     ):
-        super().__init__(model, mask_id, head, logit_shift, embedding)
+        super().__init__(model, mask_id, head, logit_shift, embedding, last_feed_forward)
         if block_length is not None and logit_shift:
             raise ValueError(
                 f"block_length={block_length}: a block-causal model cannot have shifted logits, its first position "

@@ -78,7 +78,12 @@ class Evaluator:
         was_training = model.training
         model.eval()
         sampler = build_generator(
-            self.args, policy.denoiser(), self.schedule, self.masking, policy.tokenizer.eos_token_id, temperature
+            self.args,
+            policy.denoiser(compiled=self.args.compile_rollouts),
+            self.schedule,
+            self.masking,
+            policy.tokenizer.eos_token_id,
+            temperature,
         )
         started = time.perf_counter()
         keys = draw_keys(len(self.problems), generator_at(self.seed, "evaluation", str(temperature)))

@@ -174,7 +174,7 @@ class ImprovedDiffuGRPOTrainer(MeasuredGRPOTrainer):
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
             compiled_body(model, self.args.compile_rollouts),
         ):
-            yield self.policy.denoiser(model)
+            yield self.policy.denoiser(model, self.args.compile_rollouts)
 
     def _rollout(self, denoiser: ModelDenoiser, prompt_ids: list[list[int]]) -> Trajectory:
         """Denoise in batches, in eval mode. A completion's noise is that of its place in the global batch, so that

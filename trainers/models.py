@@ -66,8 +66,11 @@ class Policy:
         """Id of the mask token."""
         return self.tokenizer.mask_token_id
 
-    def denoiser(self, model: nn.Module | None = None) -> CachedModelDenoiser:
-        """A denoiser on this policy's model, or on another one of the same kind (wrapped, or the reference)."""
+    def denoiser(self, model: nn.Module | None = None, compiled: bool = False) -> CachedModelDenoiser:
+        """A denoiser on this policy's model, or on another one of the same kind (wrapped, or the reference).
+
+        ``compiled``: its layers are run by torch.compile, and no part of them can be exchanged.
+        """
         model = self.model if model is None else model
         return CachedModelDenoiser(
             model,
@@ -75,6 +78,7 @@ class Policy:
             head=vocabulary_head(model),
             logit_shift=self.logit_shift,
             embedding=token_embedding(model),
+            last_feed_forward=None if compiled else last_feed_forward(model),
             attention=_inner(model).config._attn_implementation,
             block_length=self.block_length,
         )
@@ -88,6 +92,12 @@ def vocabulary_head(model: nn.Module) -> nn.Module | None:
 def token_embedding(model: nn.Module) -> nn.Module | None:
     """The module that embeds the tokens, beneath any wrapper."""
     return _inner(model).get_input_embeddings()
+
+
+def last_feed_forward(model: nn.Module) -> nn.Module | None:
+    """The feed-forward module of the last layer, where it is called as in Llama and its relatives."""
+    layers = getattr(_inner(model).get_decoder(), "layers", None)
+    return getattr(layers[-1], "mlp", None) if layers else None
 
 
 def _inner(model: nn.Module) -> PreTrainedModel:

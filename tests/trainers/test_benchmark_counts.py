@@ -81,7 +81,10 @@ def test_nothing_is_counted_after_the_watch(model):
 
 
 def test_attainable_time_is_that_of_the_scarcer_resource(model):
-    costs, calls = Costs(model.config, itemsize=4), Calls(Counter({Pass(3, 10, 10): 2}), Counter({7: 2}))
+    costs, calls = (
+        Costs(model.config, itemsize=4),
+        Calls(Counter({Pass(3, 10, 10): 2}), Counter({7: 2}), Counter({30: 2})),
+    )
     compute = costs.attainable(calls, Peaks(1e9, float("inf")))
     traffic = costs.attainable(calls, Peaks(float("inf"), 1e9))
     assert compute == pytest.approx(costs.flop(calls) / 1e9)
@@ -94,6 +97,13 @@ def test_attainable_time_is_that_of_the_scarcer_resource(model):
     assert traffic == pytest.approx(2 * (2 * layer + head) * 4 / 1e9)
     both = costs.attainable(calls, Peaks(1e9, 1e9))
     assert max(compute, traffic) <= both <= compute + traffic
+    # where the last feed-forward module ran on 7 of 30 positions, its products are that much thinner
+    calls.last_feed_forward = Counter({7: 2})
+    spared = 2 * 23 * sum(2 * k * n for k, n in shapes[4:])
+    assert costs.flop(calls) == pytest.approx(compute * 1e9 - spared)
+    assert costs.attainable(calls, Peaks(1e9, float("inf"))) == pytest.approx(compute - spared / 1e9)
+    less = 2 * 23 * sum(k + n for k, n in shapes[4:]) * 4 / 1e9
+    assert costs.attainable(calls, Peaks(float("inf"), 1e9)) == pytest.approx(traffic - less)
 
 
 def test_peaks_only_rise(monkeypatch):

@@ -1,7 +1,7 @@
 """What a generator asked of the model, seen from the model's side, so that every generator is counted alike.
 
-Hooks sit on the transformer's body and on its vocabulary head: however a generator calls the model (whole, or body
-and head apart; with stored keys and values or without), what it feeds passes through these two.
+Hooks sit on the transformer's body, on its vocabulary head and inside its last feed-forward module: however a
+generator calls the model (whole, or body and head apart; with stored keys and values or without), it passes there.
 """
 
 from collections import Counter
@@ -34,10 +34,12 @@ class Calls:
     Attributes:
         body: how often a pass of each kind was made.
         head: how often the head was given each number of rows (hidden states).
+        last_feed_forward: how often the last layer's was given each number: all positions, or those to be predicted.
     """
 
     body: Counter[Pass] = field(default_factory=Counter)
     head: Counter[int] = field(default_factory=Counter)
+    last_feed_forward: Counter[int] = field(default_factory=Counter)
 
     @property
     def forwards(self) -> int:
@@ -75,9 +77,13 @@ def watch(model: PreTrainedModel) -> Iterator[Calls]:
     def head(_: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
         calls.head[output.numel() // output.size(-1)] += 1  # after other hooks have picked rows
 
+    def inside(_: Any, args: tuple[Tensor, ...]) -> None:
+        calls.last_feed_forward[args[0].numel() // args[0].size(-1)] += 1
+
     handles = [
         model.base_model.register_forward_pre_hook(body, with_kwargs=True),
         model.get_output_embeddings().register_forward_hook(head),
+        model.get_decoder().layers[-1].mlp.down_proj.register_forward_pre_hook(inside),
     ]
     try:
         yield calls

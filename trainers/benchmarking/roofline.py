@@ -93,8 +93,13 @@ class Costs:
         head_size = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
         self.queries, self.keys = config.num_attention_heads * head_size, config.num_key_value_heads * head_size
         # (in, out) of each weight matrix of a layer: queries, keys, values, output; gate, up, down
-        self.matrices = [(hidden, self.queries), *[(hidden, self.keys)] * 2, (self.queries, hidden)]
-        self.matrices += [*[(hidden, inner)] * 2, (inner, hidden)]
+        self.feed_forward = [*[(hidden, inner)] * 2, (inner, hidden)]
+        self.matrices = [
+            (hidden, self.queries),
+            *[(hidden, self.keys)] * 2,
+            (self.queries, hidden),
+            *self.feed_forward,
+        ]
         self.head = (hidden, config.vocab_size)
 
     @property
@@ -116,13 +121,20 @@ class Costs:
             times * each.positions * (self.flop_per_position + self.attention_flop(each.attended))
             for each, times in calls.body.items()
         )
-        return body + calls.head_rows * self.flop_per_head_row
+        spared = calls.positions - sum(times * rows for rows, times in calls.last_feed_forward.items())
+        last = 2 * sum(rows * columns for rows, columns in self.feed_forward)
+        return body - spared * last + calls.head_rows * self.flop_per_head_row
 
     def attainable(self, calls: Calls, peaks: Peaks) -> float:
         """Least seconds in which these calls could have been served."""
         body = sum(times * self._body_seconds(each, peaks) for each, times in calls.body.items())
         head = sum(times * self._product_seconds(rows, *self.head, peaks) for rows, times in calls.head.items())
-        return body + head
+        whole = sum(times * self._feed_forward_seconds(each.positions, peaks) for each, times in calls.body.items())
+        last = sum(times * self._feed_forward_seconds(rows, peaks) for rows, times in calls.last_feed_forward.items())
+        return body - whole + last + head
+
+    def _feed_forward_seconds(self, rows: int, peaks: Peaks) -> float:
+        return sum(self._product_seconds(rows, *matrix, peaks) for matrix in self.feed_forward)
 
     def _body_seconds(self, each: Any, peaks: Peaks) -> float:
         products = sum(self._product_seconds(each.positions, *matrix, peaks) for matrix in self.matrices)
