@@ -6,13 +6,14 @@ and the end sign can be generated, so the law of the sampler is over 11^L canvas
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from core.denoiser import ModelDenoiser
+from core.denoiser import Denoiser, ModelDenoiser
 from core.generator import DiffusionGenerator
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
@@ -61,10 +62,11 @@ def rewards(completions: Int[Tensor, "B L"], answer: Int[Tensor, "B L"] | Int[Te
 class AnswerDenoiser(ModelDenoiser):
     """A model that generates digits and end signs only."""
 
-    def logits(
-        self, ids: Int[Tensor, "B N"], attention_mask: Tensor | None, rows: Bool[Tensor, "B N"]
-    ) -> Float[Tensor, "R V"]:
-        logits = super().logits(ids, attention_mask, rows)
+    # its log-probabilities are those of its logits, whatever the head says of other symbols
+    token_logps = Denoiser.token_logps
+
+    def _logits(self, inputs: dict[str, Any], rows: Tensor) -> Float[Tensor, "R V"]:
+        logits = super()._logits(inputs, rows)
         return logits.masked_fill(torch.arange(logits.size(1)) > END, float("-inf"))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.denoiser import EmbeddingDenoiser, tempered_logps
 from core.flow_matching import FlowDraws, FlowEstimate, FlowMatchingLoss
-from core.likelihood import Draws, predict_states
+from core.likelihood import Draws, LikelihoodEstimate, predict_states
 from core.masking_strategy import MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
 from core.reflexflow import masked_anti_drift, masked_frequency_compensation, visible_anti_drift
@@ -83,12 +83,8 @@ class MaskedObjective(Objective):
             at.walker, self.masking, *batch, draws, at.step, noise, self.args.temperature
         )
         seconds, draws = time.perf_counter() - started, rollout.draws
-        wants_visible = self.args.scheduled_sampling_visible_loss > 0 or self.reflexflow is not None
-        where = draws.scored | rollout.wrong if wants_visible else draws.scored
-        logits = predict_states(at.denoiser, *batch, draws, where)
-        logps = tempered_logps(logits, self.args.temperature)  # (R, V)
-        estimate = self.nelbo_loss.estimate(logps[draws.scored[where]], ids, draws)
-
+        assert draws.rolled_out is not None
+        estimate, further, found = self._at_states(at, batch, rollout)
         metrics = rollout_metrics(
             rollout,
             self.scheduled,
@@ -100,12 +96,23 @@ class MaskedObjective(Objective):
             batch,
             self.args.temperature,
         )
-        assert draws.rolled_out is not None
-        metrics |= bounds_apart(estimate.sequence_bound.detach(), draws.rolled_out)
-        loss = estimate.sequence_bound.mean() / ids.size(1)
-        loss = loss + self._visible_loss(logps, ids, rollout, where, metrics)
-        loss = loss + self._reflexflow_loss(at, batch, logps, rollout, where, metrics)
-        return loss, metrics
+        metrics |= bounds_apart(estimate.sequence_bound.detach(), draws.rolled_out) | found
+        return estimate.sequence_bound.mean() / ids.size(1) + further, metrics
+
+    def _at_states(
+        self, at: MicroStep, batch: tuple[Tensor, Tensor, Tensor], rollout: RollOut
+    ) -> tuple[LikelihoodEstimate, Tensor | float, dict[str, float]]:
+        """The bound at the states of a rollout, the further losses that are asked for there, and their metrics."""
+        draws, metrics, (_, _, ids) = rollout.draws, {}, batch
+        if not bool(draws.rolled_out.any()):  # clean states: scored as without scheduled sampling, to the digit
+            return self.nelbo_loss.score(at.denoiser, *batch, draws, self.args.temperature), 0.0, metrics
+        wants_visible = self.args.scheduled_sampling_visible_loss > 0 or self.reflexflow is not None
+        where = draws.scored | rollout.wrong if wants_visible else draws.scored
+        logits = predict_states(at.denoiser, *batch, draws, where)
+        logps = tempered_logps(logits, self.args.temperature)  # (R, V)
+        estimate = self.nelbo_loss.estimate(logps[draws.scored[where]], ids, draws)
+        further = self._visible_loss(logps, ids, rollout, where, metrics)
+        return estimate, further + self._reflexflow_loss(at, batch, logps, rollout, where, metrics), metrics
 
     def _visible_loss(
         self, logps: Tensor, ids: Tensor, rollout: RollOut, where: Tensor, metrics: dict[str, float]

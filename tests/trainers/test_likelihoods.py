@@ -220,7 +220,8 @@ def test_evaluations_are_the_rows_that_went_through_the_models(make_watching, na
             lambda module, args, kwargs: rows_seen.append(kwargs["input_ids"].size(0)), with_kwargs=True
         )
     trainer.train()
-    looks = 0 if name == "selection_replay" else 2  # at each model's head, see ModelDenoiser
+    # of the denoiser at each of two models, once: at the last layer (2 forwards) and the head (1, where it is scored)
+    looks = 2 * (2 if name == "selection_replay" else 3)
     shared = 8 - 2  # the first step of a rollout is the same in a group
     assert trainer.evaluations == sum(rows_seen) - looks + shared
     forwards, states = int(trainer.trajectories[0].forwards.sum()), trainer.batches[0]["draws/hidden"].size(2)

@@ -92,6 +92,9 @@ def _ours(spec: str, policy: Policy, config: RolloutConfig, settings: dict[str, 
     attention = settings.pop(ATTENTION, ATTENTIONS[0])
     if attention not in ATTENTIONS:
         raise ConfigError(f"--generators {spec}: attention={attention!r}: expected one of {', '.join(ATTENTIONS)}")
+    ids = torch.zeros(1, 2, dtype=torch.int64, device=policy.model.device)
+    with torch.no_grad():
+        policy.denoiser().logits(ids, None, ids == 0)  # it looks at a model once, which is no part of a rollout
     if attention == "block_causal":
         policy = replace(policy, block_length=config.block_length)
     levels = {key: settings.pop(key, default) for key, default in LLADA_SCHEDULE.items()}
