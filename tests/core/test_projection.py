@@ -25,8 +25,17 @@ class Adapted(nn.Module):
         return self.base(hidden) + self.up(self.down(self.dropout(hidden)))
 
 
+class Own(nn.Linear):
+    """A linear layer that `project` must not take for a plain one."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return 2 * super().forward(hidden)
+
+
 HEADS = {
     "linear": lambda: nn.Linear(WIDTH, VOCABULARY),
+    "own linear": lambda: Own(WIDTH, VOCABULARY),
+    "frozen bias": lambda: nn.Linear(WIDTH, VOCABULARY),
     "no bias": lambda: nn.Linear(WIDTH, VOCABULARY, bias=False),
     "transformed": lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, VOCABULARY)),
     "adapted": Adapted,
@@ -37,6 +46,8 @@ def built(name: str) -> nn.Module:
     head = HEADS[name]()
     for seed, parameter in enumerate(head.parameters()):
         nn.init.normal_(parameter, generator=rng(seed))
+    if name == "frozen bias":
+        head.bias.requires_grad_(False)
     return head
 
 
@@ -52,7 +63,7 @@ def full(head: nn.Module, hidden: Tensor, temperature: float) -> Tensor:
 
 def chunked(head: nn.Module, hidden: Tensor, temperature: float, rows: int = 4) -> Tensor:
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    return project(head, trained, hidden, TARGETS, MASK_ID, temperature, chunk_rows=rows)
+    return project(head.forward, trained, hidden, TARGETS, MASK_ID, temperature, chunk_rows=rows)  # as a denoiser does
 
 
 def gradients(head: nn.Module, hidden: Tensor, values: Tensor) -> list[Tensor]:

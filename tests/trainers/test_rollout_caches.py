@@ -168,6 +168,13 @@ def test_a_stale_cache_is_another_law_and_says_so(model, refresh, cache):
     assert torch.allclose(stale.commit_logps[early], whole.commit_logps[early], atol=1e-4)
 
 
+@pytest.mark.parametrize("cache", STALE)
+def test_what_stands_under_the_padding_does_not_show(model, cache, monkeypatch):
+    plain = rollout(model, False, PADDED, cache=cache)
+    monkeypatch.setitem(globals(), "PROMPTS", torch.where(PADDED.bool(), PROMPTS, PROMPTS + 1))
+    assert_same(rollout(model, False, PADDED, cache=cache), plain)
+
+
 @pytest.mark.parametrize(
     ("cache", "between"), [("prefix", [LENGTH - start for start in range(0, LENGTH, BLOCK)]), ("dual", [BLOCK] * 4)]
 )
