@@ -99,9 +99,10 @@ def test_entropy_is_that_of_the_distribution_and_an_impossible_token_counts_noth
     assert torch.allclose(entropies, expected, atol=1e-6) and torch.allclose(logps, -expected, atol=1e-6)
 
 
-def test_no_more_logits_are_made_at_a_time_than_a_chunk_may_have():
-    head, hidden, sizes = built("linear"), hidden_states(), []
-    head.register_forward_hook(lambda _, args, output: sizes.append(output.size(0)))
+@pytest.mark.parametrize("name", ["linear", "own linear"])
+def test_no_more_logits_are_made_at_a_time_than_a_chunk_may_have(name, monkeypatch):
+    head, hidden, sizes, linear = built(name), hidden_states(), [], nn.functional.linear
+    monkeypatch.setattr(nn.functional, "linear", lambda x, *rest: sizes.append(x.size(0)) or linear(x, *rest))
     gradients(head, hidden, chunked(head, hidden, 1.0, rows=4))
     assert sizes == [4, 4, 3, 4, 4, 3], "forward, then backward"
 
