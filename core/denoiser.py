@@ -334,14 +334,11 @@ class ModelDenoiser(EmbeddingDenoiser):
 
         Not with gradient checkpointing, which runs the layer again when this call is over.
         """
-        module = self.last_feed_forward
-        checkpointed = torch.is_grad_enabled() and getattr(
-            self.beneath_wrapper().model, "is_activation_checkpointing", 0
-        )
+        module, model = self.last_feed_forward, self.beneath_wrapper().model
+        checkpointed = torch.is_grad_enabled() and getattr(model, "is_activation_checkpointing", False)
         if module is None or checkpointed:
             return None
         if module not in _MAY_SKIP:
-            model = self.beneath_wrapper().model
             with self._looking(inputs) as (first, end):
                 whole = _pick(model(**first).logits, end).float()
                 try:
