@@ -106,7 +106,8 @@ class FinishedBlocks(CachedContext):
     ) -> tuple[Float[Tensor, "D V"], Int[Tensor, " R"] | None]:
         """Prompt and first block in one forward; a prompt is encoded once and serves its whole run."""
         asked, at, of = self.share(rows, columns)
-        visible = block_causal(self.seen(asked, 0), block.stop, self.block_length)
+        whole = self.seen(asked, 0)
+        visible = block_causal(whole, block.stop, self.block_length, self.denoiser.prompt_in_blocks)
         span = slice(0, self.prompt_length + block.stop)
         logits, written = self._run(ids, asked, span, at, visible, None)
         prompt = written.select(slice(0, self.prompt_length))

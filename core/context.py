@@ -94,7 +94,7 @@ class WholeCanvas(Context):
             states = torch.cat([self.prompt_ids, ids], dim=1)[rows]
             return states, None if self.prompt_mask is None else self.seen(rows, ids.size(1))
         states = torch.cat([self.prompt_ids, ids[:, : block.stop]], dim=1)[rows]
-        return states, block_causal(self.seen(rows, 0), block.stop, length)
+        return states, block_causal(self.seen(rows, 0), block.stop, length, self.denoiser.prompt_in_blocks)
 
 
 def runs(prompt_ids: Int[Tensor, "B P"], prompt_mask: Tensor) -> tuple[Int[Tensor, " B"], Int[Tensor, " U"]]:

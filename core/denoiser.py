@@ -25,6 +25,7 @@ class Denoiser(ABC):
 
     mask_id: int
     block_length: int | None = None  # tokens of a block of a block-causal model; None: every position sees every other
+    prompt_in_blocks: bool = False  # whether a block-causal model reads its prompt in blocks, or as one
 
     @abstractmethod
     def logits(

@@ -424,7 +424,8 @@ def state_inputs(
     rows = torch.cat([torch.zeros_like(draws.prompt_hidden), where], dim=2).flatten(0, 1)
     num_states = draws.hidden.size(1)
     if denoiser.block_length is not None:
-        return _beside_clean_text(states, rows, prompt_mask, ids, num_states, denoiser.block_length)
+        rule = noisy_and_clean(prompt_mask, ids.size(1), denoiser.block_length, denoiser.prompt_in_blocks)
+        return _beside_clean_text(states, rows, rule, ids, num_states, denoiser.block_length)
     attention_mask = torch.cat([prompt_mask, torch.ones_like(ids, dtype=prompt_mask.dtype)], dim=1)
     return {"ids": states, "attention_mask": attention_mask.repeat_interleave(num_states, dim=0), "rows": rows}
 
@@ -432,7 +433,7 @@ def state_inputs(
 def _beside_clean_text(
     states: Int[Tensor, "S N"],
     rows: Bool[Tensor, "S N"],
-    prompt_mask: Tensor,
+    rule: Bool[Tensor, "B K K"],
     ids: Int[Tensor, "B L"],
     num_states: int,
     block_length: int,
@@ -443,12 +444,11 @@ def _beside_clean_text(
     """
     past = ids.size(1) - block_length
     clean = ids[:, :past].repeat_interleave(num_states, dim=0)
-    rule = noisy_and_clean(prompt_mask, ids.size(1), block_length).repeat_interleave(num_states, dim=0)
     positions = torch.arange(states.size(1), device=ids.device)
-    positions = torch.cat([positions, positions[prompt_mask.size(1) :][:past]])
+    positions = torch.cat([positions, positions[-ids.size(1) :][:past]])
     return {
         "ids": torch.cat([states, clean], dim=1),
-        "attention_mask": rule,
+        "attention_mask": rule.repeat_interleave(num_states, dim=0),
         "rows": torch.cat([rows, torch.zeros_like(clean, dtype=torch.bool)], dim=1),
         "position_ids": positions.expand(states.size(0), -1),
     }

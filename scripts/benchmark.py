@@ -36,8 +36,9 @@ from trainers.benchmarking.tables import Row, console_table, machine, write
 from trainers.console import OptionParser, main_or_one_line
 from trainers.experiment import environment
 from trainers.measurements import at_least
-from trainers.models import Policy, build_tokenizer
 from trainers.options import ConfigError
+from trainers.policy import Policy
+from trainers.tiny import build_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 whole = partial(at_least, 1)

@@ -15,8 +15,8 @@ from trainers.config_parser import parse
 from trainers.console import OptionParser, main_or_one_line
 from trainers.evaluation import encode_prompts
 from trainers.experiment import load_experiment_policy, load_task
-from trainers.models import Policy
 from trainers.objects import build_generator, build_loss, build_masking
+from trainers.policy import Policy
 from trainers.randomness import generator_at
 
 MASK = "░"

@@ -15,8 +15,8 @@ import yaml
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trainers.models import build_tokenizer
 from trainers.tasks import gsm8k
+from trainers.tiny import build_tokenizer
 
 REPO = Path(__file__).resolve().parents[1]
 REAL_DATA = REPO.parent / "shared" / "data" / "gsm8k"

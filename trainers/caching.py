@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from core.attention import bidirectional
 from core.cached_denoiser import CachedDenoiser, KeyValues
 from core.denoiser import ModelDenoiser
 
@@ -22,8 +23,12 @@ class CachedModelDenoiser(ModelDenoiser, CachedDenoiser):
 
     Args:
         model, mask_id, head, logit_shift, embedding, last_feed_forward: see `ModelDenoiser`.
-        attention: the model's attention kernel, by transformers' name; see `RULES`.
+        attention: how the model is told who sees whom: a name of `RULES`, by transformers' name of the kernel.
         block_length: tokens of a block of a block-causal model; None: bidirectional.
+        prompt_in_blocks: whether a block-causal model reads its prompt in blocks.
+        pairwise: the model takes who sees whom, and not a mask of what is padding.
+        counts_padding: the model numbers positions from the start of the row, padding included, and cares: positions
+            are then given to it.
 
     Raises:
         ValueError: a block-causal model with shifted logits.
@@ -39,6 +44,9 @@ class CachedModelDenoiser(ModelDenoiser, CachedDenoiser):
         last_feed_forward: nn.Module | None = None,
         attention: str = "sdpa",
         block_length: int | None = None,
+        prompt_in_blocks: bool = False,
+        pairwise: bool = False,
+        counts_padding: bool = False,
     ):
         super().__init__(model, mask_id, head, logit_shift, embedding, last_feed_forward)
         if block_length is not None and logit_shift:
@@ -46,7 +54,8 @@ class CachedModelDenoiser(ModelDenoiser, CachedDenoiser):
                 f"block_length={block_length}: a block-causal model cannot have shifted logits, its first position "
                 "of a block is predicted from a position that does not see the block"
             )
-        self.attention, self.block_length = attention, block_length
+        self.attention, self.block_length, self.prompt_in_blocks = attention, block_length, prompt_in_blocks
+        self.pairwise, self.counts_padding = pairwise, counts_padding
 
     def logits_with(
         self,
@@ -58,10 +67,22 @@ class CachedModelDenoiser(ModelDenoiser, CachedDenoiser):
     ) -> tuple[Float[Tensor, "R V"], KeyValues]:
         if self.logit_shift:
             raise ValueError("a model with shifted logits predicts the start of a span from outside of it: no cache")
+        if self.counts_padding:
+            raise ValueError("a model with absolute positions needs them without padding, which a cache counts")
         span = _Span(memory)
         inputs = {"input_ids": ids, "position_ids": positions, "past_key_values": span, "use_cache": True}
         attention_mask = None if visible is None else self._rule(visible)
         return self._logits({**inputs, "attention_mask": attention_mask}, columns), span.written()
+
+    def _attention(
+        self, attention_mask: Tensor | None, position_ids: Tensor | None = None
+    ) -> dict[str, Tensor | None]:
+        if attention_mask is not None and attention_mask.ndim == 2:
+            if self.counts_padding and position_ids is None:
+                position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+            if self.pairwise and self.block_length is None:
+                attention_mask = bidirectional(attention_mask)
+        return super()._attention(attention_mask, position_ids)
 
     def _rule(self, visible: Bool[Tensor, "B Q N"]) -> Tensor:
         if self.attention not in RULES:

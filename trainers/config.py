@@ -23,6 +23,7 @@ from core.samplers import SAMPLERS
 from core.selection import SELECTIONS
 from core.solvers import SOLVERS
 from trainers.config_likelihood import LikelihoodArguments
+from trainers.config_model import ModelArguments as ModelArguments
 from trainers.config_rollout import RolloutArguments
 from trainers.config_sampling import ScheduledSamplingArguments
 from trainers.options import ConfigError as ConfigError  # refusals are known by this module's name
@@ -41,9 +42,6 @@ SECTIONS = {
 
 PREDICTION_TYPES = ("masked", "flow_matching")
 WEIGHTINGS = ("advantage", "wd1")
-
-ATTENTIONS = ("bidirectional", "block_causal")
-DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 NO_HF_GENERATE = "completions come from the diffusion sampler, not from transformers' generate()"
 NO_TOOLS = "a diffusion sampler fills one canvas; there are no tool-calling turns"
@@ -324,9 +322,17 @@ class DiffusionSFTConfig(DiffusionArguments, SFTConfig):
         key="source",
         known=SOURCES,
     )
+    attention_annealing_steps: int = option(
+        "training",
+        0,
+        "For a model that was autoregressive: at optimiser step s of the first so many, a position of the future is "
+        "visible with probability s / attention_annealing_steps (DiffuLLaMA, 2410.17891). 0: all of it at once. "
+        "Evaluation sees all.",
+    )
 
     def __post_init__(self):
         self.check_diffusion()
+        self._check_annealing()
         require(self, "nelbo_source", self.nelbo_source != "rollout", "'forward': SFT text has no recorded rollout")
         bound = self.likelihood == "trajectory_nelbo"
         require(self, "likelihood", bound, "trajectory_nelbo: SFT minimises the bound, the others are for policies")
@@ -334,47 +340,18 @@ class DiffusionSFTConfig(DiffusionArguments, SFTConfig):
         _settle_device(self)
         super().__post_init__()
 
-
-@dataclass
-class ModelArguments:
-    """Which denoiser is trained, and how."""
-
-    model_name_or_path: str = option(
-        "model",
-        "tiny",
-        "'tiny' (the embedded model, see trainers/models.py), a hub checkpoint or a local directory.",
-        key="name_or_path",
-    )
-    from_scratch: bool = option("model", False, "Fresh weights for the named architecture instead of trained ones.")
-    dtype: str = option("model", "float32", "Dtype of the weights.", known=DTYPES)
-    attn_implementation: str | None = option("model", None, "Attention kernel, such as sdpa; unset: the model's own.")
-    attention: str = option(
-        "model",
-        "bidirectional",
-        "Who sees whom: bidirectional, or block_causal (BD3-LM, 2503.09573): a token sees the prompt, earlier blocks "
-        "of generation.block_length tokens and its own, so that keys and values of finished blocks stay valid.",
-        known=ATTENTIONS,
-    )
-    trust_remote_code: bool = option("model", False, "Run code that a checkpoint brings along; TRL is told the same.")
-    use_peft: bool = option("model", False, "Train a LoRA adapter (2106.09685) instead of all weights.")
-    lora_r: int = option("model", 16, "LoRA rank.")
-    lora_alpha: int = option("model", 32, "LoRA scale: the update is multiplied by lora_alpha / lora_r.")
-    lora_dropout: float = option("model", 0.0, "LoRA dropout probability; 0 keeps the policy ratio free of noise.")
-    lora_target_modules: list[str] | None = option(
-        "model", None, "Modules that get adapters; unset: all linear layers but the head."
-    )
-
-    def __post_init__(self):
-        check_known(self)
-        require(self, "lora_r", self.lora_r >= 1, "at least 1")
-        require(self, "lora_alpha", self.lora_alpha >= 1, "at least 1")
-        require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "a probability in [0, 1)")
+    def _check_annealing(self) -> None:
+        steps = ["attention_annealing_steps"]
+        require(self, *steps, self.attention_annealing_steps >= 0, "at least 0")
+        masked = self.prediction_type == "masked" and not self.scheduled_sampling_active
+        reason = "loss.prediction_type=masked and no scheduled sampling: other states are walked to with the whole "
+        only_with(self, steps, masked, reason + "canvas in sight")
+        reason = "loss.memory_budget_gib unset: its trial has no such attention rule"
+        only_with(self, steps, self.memory_budget_gib is None, reason)
 
 
-def check_block_causal(model: ModelArguments, args: DiffusionArguments) -> None:
+def check_block_causal(args: DiffusionArguments) -> None:
     """Raise ConfigError for options that a block-causal model cannot follow."""
-    if model.attention == "bidirectional":
-        return
     beside, masked = "model.attention=block_causal", args.prediction_type == "masked"
     require(args, "prediction_type", masked, f"'masked' for {beside}: a flow moves the whole canvas at once")
     require(args, "block_length", args.block_length is not None, f"the tokens of a block for {beside}")

@@ -56,7 +56,8 @@ class ExperimentConfig:
     settings: dict[str, dict[str, Any]]
 
     def __post_init__(self):
-        check_block_causal(self.model, self.training)
+        if self.model.attention == "block_causal":
+            check_block_causal(self.training)
 
     def describe(self) -> dict[str, Any]:
         """Deviations from defaults, by section; JSON-serialisable, and itself a valid config file."""

@@ -9,12 +9,13 @@ import torch
 from datasets import Dataset
 
 from core.masking_strategy import sync_masking_with_nelbo
-from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, TaskArguments
+from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, TaskArguments, check_block_causal
 from trainers.config_parser import ExperimentConfig
 from trainers.evaluation import Evaluator
 from trainers.grpo import ImprovedDiffuGRPOTrainer
-from trainers.models import Policy, load_policy, lora_config
+from trainers.models import load_policy, lora_config
 from trainers.objects import build_loss, build_masking
+from trainers.policy import Policy
 from trainers.sft import DiffusionSFTTrainer
 from trainers.tasks import TASKS
 
@@ -53,7 +54,10 @@ def load_task(arguments: TaskArguments) -> tuple[ModuleType, dict[str, Dataset]]
 def load_experiment_policy(config: ExperimentConfig, train: Dataset) -> Policy:
     """The policy; a fresh tokenizer is trained on the training split."""
     corpus = (prompt + text for prompt, text in zip(train["prompt"], train["completion"], strict=True))
-    return load_policy(config.model, corpus, config.training.block_length)
+    policy = load_policy(config.model, corpus, config.training.block_length)
+    if policy.block_length is not None:  # what its family is, if the config did not say it
+        check_block_causal(config.training)
+    return policy
 
 
 def build_trainer(
@@ -70,10 +74,12 @@ def build_trainer(
 
 
 def build_evaluator(config: ExperimentConfig, task: ModuleType, problems: Dataset) -> Evaluator:
-    """An evaluator on the experiment's own sampler and schedule."""
-    loss, masking = build_loss(config.training), build_masking(config.training)
+    """An evaluator on the experiment's own sampler and schedule, with its generation.batch_size if set."""
+    args = config.training
+    loss, masking = build_loss(args), build_masking(args)
     schedule = sync_masking_with_nelbo(masking, loss)
-    return Evaluator(config.training, schedule, masking, task, problems, seed=config.training.seed)
+    batch_size = args.rollout_batch_size or Evaluator.batch_size
+    return Evaluator(args, schedule, masking, task, problems, args.seed, batch_size)
 
 
 def environment() -> dict[str, Any]:

@@ -32,9 +32,9 @@ from trainers.diagnostics import DiagnosticsCallback
 from trainers.exposure import log_follows, rollout_metrics
 from trainers.grpo_metrics import COMMITS, MeasuredGRPOTrainer
 from trainers.memory_budget import settle_memory
-from trainers.models import Policy
 from trainers.objects import build_generator, build_likelihood, build_masking, build_scheduled_sampling
 from trainers.off_policy import truncated_weights
+from trainers.policy import Policy
 from trainers.randomness import generator_at
 from trainers.rewards import checked
 from trainers.rollouts import compiled_body, roll_out

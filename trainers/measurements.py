@@ -29,9 +29,9 @@ from core.solvers import SOLVERS
 from trainers.config import ConfigError, DiffusionArguments
 from trainers.config_likelihood import LIKELIHOOD_OPTIONS
 from trainers.evaluation import Evaluator
-from trainers.models import Policy
 from trainers.objects import build_generator, build_loss, build_masking
 from trainers.options import require
+from trainers.policy import Policy
 from trainers.randomness import generator_at
 from trainers.sft import IGNORED, CanvasCollator
 from trainers.statistics import Interval, clustered_mean, paired_difference

@@ -1,107 +1,41 @@
-"""How a named model becomes a policy: weights, tokenizer, and what the denoiser needs to know about them.
+"""How a named model becomes a policy: weights, tokenizer, and how both are to be read.
 
-`tiny` is a bidirectional Llama of about a million parameters with a byte-level BPE of a few hundred tokens, shipped
-with warm-start weights (`assets/tiny`); single digits are single tokens and any text can be spelled, so real GSM8K
-goes through it unchanged. Anything else is a local directory or a hub checkpoint in transformers' format whose
-tokenizer has a mask token.
+What a checkpoint is comes from its family (`trainers.families`) and its own files, is overridden by the user's
+options, and is then seen by running it (`trainers.probes`). The result is written into the config, so that what is
+saved is loaded as it was trained.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 import torch
 from peft import LoraConfig
 from safetensors import SafetensorError
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from tokenizers.trainers import BpeTrainer
-from torch import nn
+from tokenizers.processors import TemplateProcessing
 from transformers import (
+    AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
-from trainers.caching import RULES, CachedModelDenoiser
+from trainers import smollm2
+from trainers.caching import RULES
 from trainers.config import ConfigError, ModelArguments
+from trainers.families import AUTOREGRESSIVE, FAMILIES, MASKED_LM, SETTLED, Family, Nature, family_of, nature_of
+from trainers.policy import Policy
+from trainers.probes import probed
+from trainers.tiny import TINY, TINY_ASSETS, build_tiny, build_tokenizer
 
-TINY = "tiny"
-TINY_ASSETS = Path(__file__).parent / "assets" / TINY
-TINY_VOCABULARY = 1024  # upper limit; the embedded task's words need fewer
-# 4 layers of width 128: the largest body with which several hundred GRPO steps fit into minutes on two cores.
-TINY_SHAPE = {
-    "hidden_size": 128,
-    "intermediate_size": 384,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 4096,
-}
-# One digit a token; a word with its leading space; prompt and answer marks; calculator brackets; everything else by
-# itself.
-TINY_PIECES = Regex(r"\nAnswer:|\n#### |<<|>>|\d| ?\p{L}+|[^\s\p{L}\d]|\s")
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A model with all that is needed to denoise with it.
-
-    Attributes:
-        model, tokenizer: weights and text.
-        logit_shift: see `ModelDenoiser`.
-        block_length: tokens of a block where the model is block-causal; None: bidirectional.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    logit_shift: bool = False
-    block_length: int | None = None
-
-    @property
-    def mask_id(self) -> int:
-        """Id of the mask token."""
-        return self.tokenizer.mask_token_id
-
-    def denoiser(self, model: nn.Module | None = None, compiled: bool = False) -> CachedModelDenoiser:
-        """A denoiser on this policy's model, or on another one of the same kind (wrapped, or the reference).
-
-        ``compiled``: its layers are run by torch.compile, and no part of them can be exchanged.
-        """
-        model = self.model if model is None else model
-        return CachedModelDenoiser(
-            model,
-            self.mask_id,
-            head=vocabulary_head(model),
-            logit_shift=self.logit_shift,
-            embedding=token_embedding(model),
-            last_feed_forward=None if compiled else last_feed_forward(model),
-            attention=_inner(model).config._attn_implementation,
-            block_length=self.block_length,
-        )
-
-
-def vocabulary_head(model: nn.Module) -> nn.Module | None:
-    """The module whose output is the logits, beneath any wrapper (DDP, LoRA); None if the model does not say."""
-    return _inner(model).get_output_embeddings()
-
-
-def token_embedding(model: nn.Module) -> nn.Module | None:
-    """The module that embeds the tokens, beneath any wrapper."""
-    return _inner(model).get_input_embeddings()
-
-
-def last_feed_forward(model: nn.Module) -> nn.Module | None:
-    """The feed-forward module of the last layer, where it is called as in Llama and its relatives."""
-    layers = getattr(_inner(model).get_decoder(), "layers", None)
-    return getattr(layers[-1], "mlp", None) if layers else None
-
-
-def _inner(model: nn.Module) -> PreTrainedModel:
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+# names that stand for something on this machine -> where it is
+EMBEDDED = {TINY: lambda: TINY_ASSETS, smollm2.SMOLLM2: smollm2.checkpoint}
 
 
 def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_length: int | None = None) -> Policy:
@@ -110,11 +44,11 @@ def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_len
     Args:
         arguments: the model section.
         corpus: texts to train the tokenizer on; read only for fresh weights of `tiny`.
-        block_length: of the sampler, tokens; where ``arguments.attention`` is block_causal, the model's own.
+        block_length: of the sampler, tokens; where the model is block-causal, its own.
 
     Raises:
-        ConfigError: nothing loadable is there, a file is damaged, the tokenizer has no mask or EOS token, or the model
-            cannot be block-causal as asked.
+        ConfigError: nothing loadable is there, a file is damaged, tokenizer or model lack what a diffusion model
+            needs, or the model is not what it is said to be.
     """
     name = arguments.model_name_or_path
     if arguments.from_scratch:
@@ -122,86 +56,196 @@ def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_len
             raise ConfigError(f"model.from_scratch=True: only for model.name_or_path='{TINY}', got {name!r}")
         tokenizer = build_tokenizer(corpus)
         model = build_tiny(tokenizer)
+        family, nature = AUTOREGRESSIVE, nature_of(model.config, FAMILIES[AUTOREGRESSIVE])
     else:
-        tokenizer, model = _load(str(TINY_ASSETS) if name == TINY else name, arguments)
-    for token in ("mask_token", "eos_token"):
-        if getattr(tokenizer, token) is None:
-            raise ConfigError(
-                f"model.name_or_path={name!r}: its tokenizer has no {token}, which a diffusion model needs"
-            )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"
-    if model.generation_config is None:  # TRL writes to it
+        path = str(EMBEDDED[name]()) if name in EMBEDDED else name
+        config = _load(AutoConfig, path, arguments)
+        family, nature = _recognise(config, arguments)
+        tokenizer = _load(AutoTokenizer, path, arguments)
+        model = _load_model(path, config, arguments)
+        _name_mask_token(tokenizer, model, FAMILIES[family], arguments)
+    nature = _as_told(nature, model, arguments, block_length)
+    _complete_tokenizer(tokenizer, name)
+    if getattr(model, "generation_config", None) is None:  # TRL writes to it
         model.generation_config = GenerationConfig()
-    if arguments.dtype != "auto":  # the checkpoint's own
-        model = model.to(getattr(torch, arguments.dtype))
-    if arguments.attention == "bidirectional":
-        return Policy(model, tokenizer)
+    setattr(model.config, SETTLED, nature.record())
+    policy = Policy(
+        model,
+        tokenizer,
+        logit_shift=nature.logit_shift,
+        block_length=nature.block_length,
+        prompt_in_blocks=nature.prompt_in_blocks,
+        family=family,
+    )
+    return probed(policy, name) if arguments.probe else policy
+
+
+# ---- loading -----------------------------------------------------------------------------------------------------
+
+
+def _load(auto: Any, path: str, arguments: ModelArguments, **kwargs: Any) -> Any:
+    """A config, tokenizer or model from a directory or the hub, or one line that says why not."""
+    name = arguments.model_name_or_path
+    try:
+        return auto.from_pretrained(path, trust_remote_code=arguments.trust_remote_code, **kwargs)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        if not arguments.trust_remote_code and "trust_remote_code" in str(error):
+            raise ConfigError(
+                f"model.trust_remote_code=False: {name!r} brings code of its own along, which is run if you set true"
+            ) from error
+        raise ConfigError(
+            f"model.name_or_path={name!r} cannot be loaded; expected {', '.join(map(repr, EMBEDDED))}, a directory "
+            f"with config.json, tokenizer and safetensors, or a reachable hub id: {reason}"
+        ) from error
+
+
+def _recognise(config: PretrainedConfig, arguments: ModelArguments) -> tuple[str, Nature]:
+    """Family and nature of a checkpoint; an autoregressive one is made bidirectional."""
+    try:
+        family, record = family_of(config)
+        nature = nature_of(config, record)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"model.name_or_path={arguments.model_name_or_path!r}: {error}") from error
+    if family == AUTOREGRESSIVE:
+        config.is_causal = False
+    config.use_cache = False
+    return family, nature
+
+
+def _load_model(path: str, config: PretrainedConfig, arguments: ModelArguments) -> PreTrainedModel:
+    """Weights on the CPU; quantised ones on this process' GPU."""
+    dtype = arguments.dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
+    options: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": arguments.attn_implementation}
+    if arguments.safetensors_only:
+        options["use_safetensors"] = True
+    if arguments.load_in_4bit:  # NF4 with double quantisation, as in QLoRA (2305.14314, section 3)
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        options["device_map"] = {"": torch.cuda.current_device()}
+    return _load(_auto_class(config), path, arguments, **options)
+
+
+def _auto_class(config: PretrainedConfig) -> type:
+    """The class of transformers that finds the model: the one that its own code registers, else by architecture."""
+    own = getattr(config, "auto_map", None) or {}
+    if config.architectures[0].endswith(MASKED_LM):
+        return AutoModelForMaskedLM
+    return AutoModel if "AutoModel" in own and "AutoModelForCausalLM" not in own else AutoModelForCausalLM
+
+
+# ---- nature ------------------------------------------------------------------------------------------------------
+
+
+def _as_told(nature: Nature, model: PreTrainedModel, arguments: ModelArguments, block_length: int | None) -> Nature:
+    """With what the user's options say in place of what the checkpoint says."""
+    if arguments.logit_shift is not None:
+        nature = replace(nature, logit_shift=arguments.logit_shift)
+    if (arguments.attention or nature.attention) == "bidirectional":
+        return replace(nature, attention="bidirectional", prompt_in_blocks=False, block_length=None)
     if block_length is None:
-        raise ConfigError("model.attention='block_causal': needs generation.block_length, the tokens of a block")
+        said = next((getattr(model.config, key, None) for key in ("block_length", "block_size")), nature.block_length)
+        raise ConfigError(
+            "model.attention='block_causal': needs generation.block_length, the tokens of a block"
+            + (f"; this checkpoint's is {said}" if said else "")
+        )
+    if nature.block_length not in (None, block_length):
+        raise ConfigError(
+            f"generation.block_length={block_length}: expected {nature.block_length}, with which "
+            f"{arguments.model_name_or_path!r} was trained"
+        )
+    if nature.logit_shift:
+        raise ConfigError(
+            "model.logit_shift=true: a block-causal model cannot have shifted logits, the first token of a block "
+            "would be predicted from outside of it; set false, or model.attention=bidirectional"
+        )
     kernel = model.config._attn_implementation
     if kernel not in RULES:
         raise ConfigError(
             f"model.attn_implementation={kernel!r}: expected {' or '.join(RULES)} for model.attention=block_causal"
         )
-    return Policy(model, tokenizer, block_length=block_length)
+    return replace(nature, attention="block_causal", block_length=block_length)
 
 
-def _load(path: str, arguments: ModelArguments) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Tokenizer and model from a directory or the hub; weights from safetensors only."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=arguments.trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            trust_remote_code=arguments.trust_remote_code,
-            attn_implementation=arguments.attn_implementation,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, KeyError, SafetensorError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
+# ---- tokenizer ---------------------------------------------------------------------------------------------------
+
+
+def _name_mask_token(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, family: Family, arguments: ModelArguments
+) -> None:
+    """Let tokenizer and config agree on the mask token."""
+    name, mask_id = arguments.model_name_or_path, _find_mask_id(tokenizer, model.config, family, arguments)
+    text, rows = tokenizer.convert_ids_to_tokens(mask_id), model.get_input_embeddings().weight.size(0)
+    if text is None or mask_id >= rows:
         raise ConfigError(
-            f"model.name_or_path={arguments.model_name_or_path!r} cannot be loaded; expected '{TINY}', a directory "
-            f"with config.json, tokenizer and safetensors, or a reachable hub id: {reason}"
-        ) from error
-    return tokenizer, model
+            f"model.name_or_path={name!r}: its mask token has the id {mask_id}, but its tokenizer has "
+            f"{len(tokenizer)} tokens and its embedding {rows} rows"
+        )
+    for other in ("eos_token", "bos_token", "pad_token", "unk_token"):
+        if getattr(tokenizer, other) == text:
+            raise ConfigError(
+                f"model.mask_token={text!r}: it is the {other} of {name!r} already; expected a token with no other use"
+            )
+    tokenizer.add_special_tokens({"mask_token": text})
+    model.config.mask_token_id = mask_id
 
 
-def build_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE trained on ``corpus``: frequent words are one token, single digits too, any text
-    round-trips."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(TINY_PIECES, "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
+def _find_mask_id(
+    tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, family: Family, arguments: ModelArguments
+) -> int:
+    """As the user says, else tokenizer and config, else the family."""
+    name, vocabulary = arguments.model_name_or_path, tokenizer.get_vocab()
+    unused = ", ".join(tokenizer.convert_ids_to_tokens(sorted(tokenizer.added_tokens_decoder)[:20]))
+    if arguments.mask_token is not None:
+        if arguments.mask_token not in vocabulary:
+            raise ConfigError(
+                f"model.mask_token={arguments.mask_token!r}: not a token of {name!r}; its special tokens: {unused}"
+            )
+        return vocabulary[arguments.mask_token]
+    own, configured = tokenizer.mask_token_id, getattr(config, "mask_token_id", None)
+    if own is not None and configured is not None and own != configured:
+        raise ConfigError(
+            f"model.name_or_path={name!r}: its tokenizer calls {tokenizer.mask_token!r} (id {own}) the mask token, "
+            f"its config {tokenizer.convert_ids_to_tokens(configured)!r} (id {configured}); choose by model.mask_token"
+        )
+    named = [vocabulary[text] for text in family.mask_tokens if text in vocabulary]
+    for found in (own, configured, *named, family.mask_id):
+        if found is not None:
+            return found
+    raise ConfigError(
+        f"model.name_or_path={name!r}: its tokenizer has no mask_token, which a diffusion model needs; set "
+        f"model.mask_token to a special token that no text uses, of: {unused}"
     )
-    tokenizer.decoder = decoders.ByteLevel()
-    specials = {"pad_token": "[PAD]", "eos_token": "[EOS]", "mask_token": "[MASK]"}
-    trainer = BpeTrainer(
-        vocab_size=TINY_VOCABULARY,
-        special_tokens=list(specials.values()),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **specials)
 
 
-def build_tiny(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
-    """Fresh weights of the tiny bidirectional transformer; draws from the global random state, as transformers
-    does."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        is_causal=False,
-        use_cache=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        **TINY_SHAPE,
-    )
-    return LlamaForCausalLM(config)
+def _complete_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """An end, padding on the left, and prompts that end where their text does."""
+    if tokenizer.eos_token is None and tokenizer.sep_token is not None:  # BERT ends a text so
+        tokenizer.eos_token = tokenizer.sep_token
+    if tokenizer.eos_token is None:
+        raise ConfigError(
+            f"model.name_or_path={name!r}: its tokenizer has no eos_token, which a diffusion model needs"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    whole, text = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    before = next(i for i in range(len(whole)) if whole[i : i + len(text)] == text)
+    if len(whole) == before + len(text):
+        return
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"model.name_or_path={name!r}: its tokenizer puts {tokenizer.convert_ids_to_tokens(whole)[-1]!r} behind "
+            "every text, which cannot be turned off; expected a tokenizer with tokenizer.json"
+        )
+    # A completion goes on where its prompt stops: what is put before a text stays, what is put behind it goes.
+    first = [(tokenizer.convert_ids_to_tokens(token), token) for token in whole[:before]]
+    single = " ".join([*(text for text, _ in first), "$A"])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=first)
 
 
 def lora_config(arguments: ModelArguments) -> LoraConfig | None:

@@ -11,18 +11,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from core.denoiser import EmbeddingDenoiser, tempered_logps
+from core.annealed_denoiser import AnnealedDenoiser
+from core.attention import annealed
+from core.denoiser import Denoiser, EmbeddingDenoiser, tempered_logps
 from core.flow_matching import FlowDraws, FlowEstimate, FlowMatchingLoss
 from core.likelihood import Draws, LikelihoodEstimate, predict_states
 from core.masking_strategy import MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
 from core.reflexflow import masked_anti_drift, masked_frequency_compensation, visible_anti_drift
 from core.scheduled_sampling import RollOut, ScheduledSampling
+from trainers.caching import RULES
 from trainers.config import ConfigError, DiffusionSFTConfig
 from trainers.exposure import SCHEDULED, bounds_apart, rollout_metrics
-from trainers.models import Policy, token_embedding, vocabulary_head
 from trainers.objects import build_reflexflow, build_scheduled_sampling
-from trainers.options import only_with
+from trainers.options import only_with, require
+from trainers.policy import Policy, token_embedding, vocabulary_head
 from trainers.randomness import generator_at
 
 Objected = tuple[Tensor, dict[str, float]]
@@ -66,7 +69,14 @@ class Objective(ABC):
 
 
 class MaskedObjective(Objective):
-    """The NELBO per canvas token; ReflexFlow and a loss at wrong visible tokens on demand."""
+    """The NELBO per canvas token; ReflexFlow, a loss at wrong visible tokens and annealed attention on demand."""
+
+    def __init__(
+        self, args: DiffusionSFTConfig, nelbo_loss: TrajectoryNELBOLoss, masking: MaskingStrategy, policy: Policy
+    ):
+        super().__init__(args, nelbo_loss, masking, policy)
+        if args.attention_annealing_steps > 0:
+            _check_annealed(args, policy)
 
     def __call__(self, at: MicroStep, prompt_ids: Tensor, prompt_mask: Tensor, ids: Tensor) -> Objected:
         batch = (prompt_ids, prompt_mask, ids)
@@ -74,8 +84,10 @@ class MaskedObjective(Objective):
             self.masking, *ids.shape, prompt_ids.size(1), generator_at(*at.position), ids.device
         )
         if at.step is None or not self.scheduled.active:
-            estimate = self.nelbo_loss.score(at.denoiser, *batch, draws, self.args.temperature)
-            return estimate.sequence_bound.mean() / ids.size(1), {"nelbo": estimate.sequence_bound.mean().item()}
+            denoiser, metrics = self._annealed(at, prompt_ids.size(1) + ids.size(1), ids.device)
+            estimate = self.nelbo_loss.score(denoiser, *batch, draws, self.args.temperature)
+            metrics["nelbo"] = estimate.sequence_bound.mean().item()
+            return estimate.sequence_bound.mean() / ids.size(1), metrics
 
         noise = generator_at(*at.position, "scheduled_sampling", device=ids.device)
         started = time.perf_counter()
@@ -98,6 +110,18 @@ class MaskedObjective(Objective):
         )
         metrics |= bounds_apart(estimate.sequence_bound.detach(), draws.rolled_out) | found
         return estimate.sequence_bound.mean() / ids.size(1) + further, metrics
+
+    def _annealed(self, at: MicroStep, length: int, device: torch.device) -> tuple[Denoiser, dict[str, float]]:
+        """The denoiser at this step's share of the future, and that share for the log."""
+        steps = self.args.attention_annealing_steps
+        if at.step is None or steps == 0:
+            return at.denoiser, {}
+        visible = min(at.step / steps, 1.0)
+        metrics = {"future_visible": visible}
+        if visible == 1:
+            return at.denoiser, metrics
+        rule = annealed(length, visible, generator_at(*at.position, "attention_annealing"))
+        return AnnealedDenoiser(at.denoiser, rule.to(device)), metrics
 
     def _at_states(
         self, at: MicroStep, batch: tuple[Tensor, Tensor, Tensor], rollout: RollOut
@@ -186,6 +210,18 @@ class MaskedObjective(Objective):
         with at.walker.evaluating():
             logits = predict_states(at.walker, *(part[rows] for part in batch), clean, hidden[rows])
             return tempered_logps(logits, self.args.temperature).exp()
+
+
+def _check_annealed(args: DiffusionSFTConfig, policy: Policy) -> None:
+    """Raise ConfigError for a model that cannot be told who sees whom at random."""
+    kernel, calling = policy.calling.attention or policy.kernel, policy.calling
+    for holds, expected in (
+        (policy.block_length is None, "0 for model.attention=block_causal, a rule of its own"),
+        (kernel in RULES, f"0 for model.attn_implementation={kernel!r}, or one of {', '.join(RULES)}"),
+        (calling.padding != "none", "0 for a model that ignores attention masks"),
+        (not calling.counts_padding, "0 for a model with absolute positions, which padding moves"),
+    ):
+        require(args, "attention_annealing_steps", holds, expected)
 
 
 class FlowObjective(Objective):

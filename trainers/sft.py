@@ -13,9 +13,9 @@ from core.nelbo import TrajectoryNELBOLoss
 from trainers.config import ConfigError, DiffusionSFTConfig, check_supported
 from trainers.exposure import SCHEDULED, log_follows
 from trainers.memory_budget import settle_memory
-from trainers.models import Policy
 from trainers.objectives import OBJECTIVES, MicroStep
 from trainers.objects import build_loss, build_masking
+from trainers.policy import Policy
 
 IGNORED = -100  # label that TRL puts on prompt tokens
 

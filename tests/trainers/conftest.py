@@ -12,9 +12,10 @@ from watching import Watching
 from trainers.config import DiffusionSFTConfig, ImprovedDiffuGRPOConfig
 from trainers.console import quiet_libraries
 from trainers.grpo import ImprovedDiffuGRPOTrainer
-from trainers.models import Policy, build_tokenizer
+from trainers.policy import Policy
 from trainers.sft import DiffusionSFTTrainer
 from trainers.tasks import gsm8k
+from trainers.tiny import build_tokenizer
 
 quiet_libraries()
 torch.set_num_threads(1)  # waiting threads spin when cores are shared

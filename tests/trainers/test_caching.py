@@ -14,7 +14,8 @@ from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
 from trainers.caching import RULES, CachedModelDenoiser
 from trainers.config import ConfigError, ModelArguments
-from trainers.models import Policy, load_policy, vocabulary_head
+from trainers.models import load_policy
+from trainers.policy import Policy, vocabulary_head
 
 PROMPT, CANVAS, BLOCK = 5, 6, 2
 LENGTH = PROMPT + CANVAS

@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertFo
 
 from core.denoiser import ModelDenoiser
 from trainers.config import ConfigError, ModelArguments
-from trainers.models import TINY_ASSETS, build_tiny, load_policy, lora_config, vocabulary_head
+from trainers.models import load_policy, lora_config
+from trainers.policy import vocabulary_head
+from trainers.tiny import TINY_ASSETS, build_tiny
 
 TEXTS = [
     "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May.\nAnswer:",

@@ -15,8 +15,8 @@ import datasets
 import pytest
 from transformers import AutoTokenizer
 
-from trainers.models import TINY_ASSETS
 from trainers.tasks import TASKS, countdown
+from trainers.tiny import TINY_ASSETS
 
 REPO = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "validation", "test")

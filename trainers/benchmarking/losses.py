@@ -18,7 +18,7 @@ from core.nelbo import TrajectoryNELBOLoss
 from trainers.benchmarking.memory import peak_memory
 from trainers.benchmarking.roofline import seconds
 from trainers.benchmarking.tables import Spread, mebibytes
-from trainers.models import Policy
+from trainers.policy import Policy
 
 PLAIN, PACKED, STREAMED = "full logits", "ours, packed", "ours, streamed"
 

@@ -21,8 +21,8 @@ from trainers.benchmarking.peers import PEERS, Generator, RolloutConfig
 from trainers.benchmarking.roofline import Costs, PeakMeter, seconds
 from trainers.benchmarking.tables import Spread, mebibytes, share
 from trainers.config import ATTENTIONS
-from trainers.models import Policy
 from trainers.options import ConfigError
+from trainers.policy import Policy
 
 OURS = "ours"
 # LLaDA's law, so that greedy text can be compared: uniform counts are the linear schedule from 0 to 1. Its counts are

@@ -11,8 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trainers.config import ModelArguments
-from trainers.models import Policy, build_tokenizer, load_policy
+from trainers.models import load_policy
 from trainers.options import ConfigError
+from trainers.policy import Policy
+from trainers.tiny import build_tokenizer
 
 NOISE = 1e-4  # standard deviation on the repeated rows, relative to the row's: no two logits tie
 

@@ -1,0 +1,74 @@
+"""Settings of the model: where it comes from, how it is read, what of it is trained."""
+# ruff: noqa: RUF009 (`option` is dataclasses.field with its metadata)
+
+from dataclasses import dataclass
+
+import torch
+
+from trainers.options import check_known, only_with, option, require
+
+ATTENTIONS = ("bidirectional", "block_causal")
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+
+@dataclass
+class ModelArguments:
+    """Which denoiser is trained, and how."""
+
+    model_name_or_path: str = option(
+        "model",
+        "tiny",
+        "'tiny' (the embedded model, trainers/tiny.py), 'smollm2-135m' (trainers/smollm2.py), a hub checkpoint, "
+        "a local directory, or the directory of a LoRA adapter.",
+        key="name_or_path",
+    )
+    from_scratch: bool = option("model", False, "Fresh weights for the named architecture instead of trained ones.")
+    dtype: str = option("model", "float32", "Dtype of the weights.", known=DTYPES)
+    attn_implementation: str | None = option("model", None, "Attention kernel, such as sdpa; unset: the model's own.")
+    attention: str | None = option(
+        "model",
+        None,
+        "Who sees whom: bidirectional, or block_causal (BD3-LM, 2503.09573): a token sees the prompt, earlier blocks "
+        "of generation.block_length tokens and its own, so that keys and values of finished blocks stay valid. Unset: "
+        "as the checkpoint was trained here, or as its family (trainers/families.py).",
+        known=ATTENTIONS,
+    )
+    logit_shift: bool | None = option(
+        "model",
+        None,
+        "Whether the logit at a position predicts the token after it, as in Dream (2508.15487) and in models that "
+        "were autoregressive. Unset: as the checkpoint was trained here, or as its family.",
+    )
+    mask_token: str | None = option(
+        "model",
+        None,
+        "Text of the token that hides others; unset: as tokenizer, config or family say. A model that has none takes "
+        "a special token that no text uses.",
+    )
+    probe: bool = option(
+        "model", True, "Check mask token, shift, attention rule and padding by forward passes when a model is loaded."
+    )
+    trust_remote_code: bool = option("model", False, "Run code that a checkpoint brings along; TRL is told the same.")
+    safetensors_only: bool = option(
+        "model", True, "Load weights from safetensors alone; other files can run code when they are read."
+    )
+    load_in_4bit: bool = option(
+        "model", False, "Quantise the frozen weights to 4 bits (QLoRA, 2305.14314); with use_peft, on CUDA only."
+    )
+    use_peft: bool = option("model", False, "Train a LoRA adapter (2106.09685) instead of all weights.")
+    lora_r: int = option("model", 16, "LoRA rank.")
+    lora_alpha: int = option("model", 32, "LoRA scale: the update is multiplied by lora_alpha / lora_r.")
+    lora_dropout: float = option("model", 0.0, "LoRA dropout probability; 0 keeps the policy ratio free of noise.")
+    lora_target_modules: list[str] | None = option(
+        "model", None, "Modules that get adapters; unset: all linear layers but the head."
+    )
+
+    def __post_init__(self):
+        check_known(self)
+        require(self, "lora_r", self.lora_r >= 1, "at least 1")
+        require(self, "lora_alpha", self.lora_alpha >= 1, "at least 1")
+        require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "a probability in [0, 1)")
+        require(self, "mask_token", self.mask_token != "", "the text of a token")
+        only_with(self, ["load_in_4bit"], self.use_peft, "model.use_peft=true: 4-bit weights cannot be trained")
+        cuda = torch.cuda.is_available() or not self.load_in_4bit
+        require(self, "load_in_4bit", cuda, "false: bitsandbytes needs CUDA, which this machine does not have")
