@@ -3,13 +3,15 @@
     python scripts/benchmark.py rollout --shape tiny --vocabulary 1024 32768 --generators llada d1 ours
     python scripts/benchmark.py rollout --model DIR --data test.jsonl --generators llada ours mine:generate
     python scripts/benchmark.py loss --shape tiny --vocabulary 32768 --draws 1 2 4 8
+    python scripts/benchmark.py train --shape 135M --trained full lora --checkpointed
     python scripts/benchmark.py init DIR --shape tiny --data train.jsonl
 
 `rollout` runs generators by turns: ``ours`` (LLaDA's law unless told otherwise, as in
 ``ours:selection=top1,alpha_schedule=cosine``), the published samplers of `trainers.benchmarking.peers`, or
 ``module:function``, called as ``function(model, prompt_ids, config) -> ids`` (`RolloutConfig`). Everything is counted
-at the model, by the same hooks for all. `loss` runs one likelihood step against full logits. `init` saves random
-weights with a tokenizer trained on a file, as a start for scripts/train.py.
+at the model, by the same hooks for all. `loss` runs one likelihood step against full logits, `train` a whole training
+step: score, backward, AdamW. `init` saves random weights with a tokenizer trained on a file, as a start for
+scripts/train.py.
 
 Prints a table; --output DIR also writes benchmark.md and results.json. Machines differ: read ratios, not seconds.
 """
@@ -19,6 +21,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from trainers.benchmarking.prompts import PICKS, random_prompts, read_problems, 
 from trainers.benchmarking.rollouts import compare_rollouts, contender
 from trainers.benchmarking.roofline import PeakMeter
 from trainers.benchmarking.shapes import SHAPES, random_policy, saved_policy
+from trainers.benchmarking.steps import TRAINED, measure_step
 from trainers.benchmarking.tables import Row, console_table, machine, write
 from trainers.console import OptionParser, main_or_one_line
 from trainers.experiment import environment
@@ -45,7 +49,7 @@ whole = partial(at_least, 1)
 
 
 def common_options(mode: str) -> OptionParser:
-    """What rollout and loss share."""
+    """What all modes that measure share."""
     parser = OptionParser()
     parser.prog, parser.description = f"benchmark.py {mode}", __doc__.split("\n")[0]
     parser.add_argument("-h", "--help", action="help")
@@ -147,22 +151,57 @@ def check_rollout(chosen: argparse.Namespace) -> None:
 
 
 def loss(argv: list[str]) -> None:
-    parser = common_options("loss")
-    parser.add_argument("--batch_size", default=4, type=whole)
-    parser.add_argument("--draws", nargs="+", default=[1, 2, 4, 8], type=whole, help="states of each completion")
-    parser.add_argument("--share", default=0.3, type=float, help="of the canvas that is masked, and scored")
-    chosen = parse(parser, argv)
-    if not 0 < chosen.share <= 1 or round(chosen.share * chosen.canvas_length) == 0:
-        raise ConfigError(f"--share {chosen.share}: expected at most 1, and enough for one masked token")
-
+    parser = scoring_options("loss", [1, 2, 4, 8])
+    chosen = parse_scoring(parser, argv)
     rows: list[Row] = []
     for vocabulary in chosen.vocabulary:
         policy = load(chosen, vocabulary)
-        length = chosen.prompt_length + chosen.canvas_length
-        tokens = random_prompts(policy, chosen.batch_size, length, chosen.seed).to(chosen.device)
-        text = Text(tokens[:, : chosen.prompt_length], tokens[:, chosen.prompt_length :])
+        text = random_text(chosen, policy)
         rows += compare_losses(policy, text, chosen.draws, chosen.share, chosen.repeats, chosen.seed)
     report(chosen, rows, f"masked share {chosen.share:g}", {})
+
+
+def train(argv: list[str]) -> None:
+    parser = scoring_options("train", [2])
+    parser.add_argument("--trained", nargs="+", default=list(TRAINED), choices=TRAINED, help="all weights, an adapter")
+    parser.add_argument("--lora_r", default=16, type=whole, help="rank of the adapter")
+    parser.add_argument("--checkpointed", action="store_true", help="also with activations computed again")
+    chosen = parse_scoring(parser, argv)
+    peaks = PeakMeter(chosen.device, DTYPES[chosen.dtype])
+    rows: list[Row] = []
+    ways = [
+        (trained, again)
+        for trained in chosen.trained
+        for again in ((False, True) if chosen.checkpointed else (False,))
+    ]
+    for vocabulary, draws, (trained, again) in product(chosen.vocabulary, chosen.draws, ways):
+        policy = load(chosen, vocabulary)
+        text, sizes = random_text(chosen, policy), (draws, chosen.share, chosen.lora_r)
+        rows.append(measure_step(policy, text, trained, again, *sizes, peaks, chosen.repeats, chosen.seed))
+    line = f"masked share {chosen.share:g}, peak {peaks.best.flops / 1e9:.0f} GFLOP/s in this run"
+    report(chosen, rows, line, {"peaks": vars(peaks.best)})
+
+
+def scoring_options(mode: str, draws: list[int]) -> OptionParser:
+    """What loss and train share."""
+    parser = common_options(mode)
+    parser.add_argument("--batch_size", default=4, type=whole)
+    parser.add_argument("--draws", nargs="+", default=draws, type=whole, help="states of each completion")
+    parser.add_argument("--share", default=0.3, type=float, help="of the canvas that is masked, and scored")
+    return parser
+
+
+def parse_scoring(parser: OptionParser, argv: list[str]) -> argparse.Namespace:
+    chosen = parse(parser, argv)
+    if not 0 < chosen.share <= 1 or round(chosen.share * chosen.canvas_length) == 0:
+        raise ConfigError(f"--share {chosen.share}: expected at most 1, and enough for one masked token")
+    return chosen
+
+
+def random_text(chosen: argparse.Namespace, policy: Policy) -> Text:
+    length = chosen.prompt_length + chosen.canvas_length
+    tokens = random_prompts(policy, chosen.batch_size, length, chosen.seed).to(chosen.device)
+    return Text(tokens[:, : chosen.prompt_length], tokens[:, chosen.prompt_length :])
 
 
 def init(argv: list[str]) -> None:
@@ -209,7 +248,7 @@ def report(chosen: argparse.Namespace, rows: Sequence[Row], measured: str, recor
             console.print(f"written: {path}", soft_wrap=True)
 
 
-MODES = {"rollout": rollout, "loss": loss, "init": init}
+MODES = {"rollout": rollout, "loss": loss, "train": train, "init": init}
 
 
 def main(argv: list[str]) -> None:

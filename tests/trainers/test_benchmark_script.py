@@ -89,8 +89,8 @@ def test_loss_writes_every_form(benchmark, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "mode '': expected one of rollout, loss, init"),
-        (["dance"], "mode 'dance': expected one of rollout, loss, init"),
+        ([], "mode '': expected one of rollout, loss, train, init"),
+        (["dance"], "mode 'dance': expected one of rollout, loss, train, init"),
         (["rollout", "--block_length", "5"], "--block_length 5: expected a divisor"),
         (["rollout", "--steps", "3"], "--steps 3: expected a multiple of the number of blocks, 8"),
         (["rollout", "--temperature", "-1"], "--temperature -1.0: expected at least 0"),
@@ -109,3 +109,13 @@ def test_loss_writes_every_form(benchmark, tmp_path):
 def test_bad_input_is_one_clear_error(benchmark, argv, message):
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         benchmark(argv)
+
+
+def test_train_measures_each_way_to_train_at_each_number_of_draws(benchmark, tmp_path):
+    output = tmp_path / "out"
+    benchmark(["train", *SMALL, "--draws", "1", "2", "--checkpointed", "--lora_r", "2", "--output", str(output)])
+    rows = json.loads((output / "results.json").read_text())["rows"]
+    ways = [(row["num_draws"], row["trained"], row["checkpointed"]) for row in rows]
+    assert ways == [(m, trained, again) for m in (1, 2) for trained in ("full", "lora") for again in (False, True)]
+    assert all(row["mfu"] > 0 and row["seconds"][0] > 0 and row["peak_bytes"] > 0 for row in rows)
+    assert len({round(row["loss"], 3) for row in rows if row["num_draws"] == 1}) == 1, "the same weights in every row"

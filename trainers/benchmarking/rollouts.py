@@ -20,7 +20,7 @@ from trainers.benchmarking.memory import peak_memory
 from trainers.benchmarking.peers import PEERS, Generator, RolloutConfig
 from trainers.benchmarking.roofline import Costs, PeakMeter, seconds
 from trainers.benchmarking.tables import Spread, mebibytes, share
-from trainers.config import ATTENTIONS
+from trainers.config_model import ATTENTIONS
 from trainers.options import ConfigError
 from trainers.policy import Policy
 
