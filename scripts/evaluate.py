@@ -1,53 +1,82 @@
 """Held-out accuracy of any checkpoint, sampled and greedy, strict and lenient, with 95% intervals.
 
     python scripts/evaluate.py configs/trajectory_nelbo_gsm8k.yaml --model.name_or_path runs/.../model --split test
+    torchrun --nproc_per_node 4 scripts/evaluate.py CONFIG --json runs/test.json --repeats 16 --pass_at 1 4 16
+    python scripts/evaluate.py CONFIG --sweep generation.steps 32 64 --sweep generation.selection top1 entropy
 
 The config says how completions are generated and where the problems come from; every setting can be overridden.
+--limit takes the first problems only, --sweep every combination of the values given, --repeats several samples a
+problem. With --json NAME.json finished problems are kept in NAME.jsonl, and the same command goes on where it was
+killed; more --repeats continue it too. `trainers.evaluating.record` says what is in the JSON; scripts/compare.py
+compares two of them. Neither batch size nor the number of processes shows in the scores.
 """
 
-import json
+from functools import partial
 
+import torch.distributed as dist
 from rich.console import Console
-from rich.table import Table
+from rich.progress import Progress
+from transformers import set_seed
 
-from trainers.config_parser import parse
+from trainers.config import ConfigError
 from trainers.console import OptionParser, main_or_one_line
-from trainers.evaluation import summarise
-from trainers.experiment import build_evaluator, environment, load_experiment_policy, load_task
+from trainers.evaluating.identity import data_hash, settings, weights_hash
+from trainers.evaluating.journal import Journal, journal_path
+from trainers.evaluating.processes import Processes
+from trainers.evaluating.record import Found, write_record
+from trainers.evaluating.sweeps import rows
+from trainers.evaluating.work import DECODINGS, Work
+from trainers.experiment import VERSIONS, build_evaluator, environment, load_experiment_policy, load_task
+from trainers.measurements import at_least
 
 
 def main(argv: list[str]) -> None:
-    options, rest = OptionParser().parse_measurement(argv)
-    config = parse(rest)
+    own, whole = OptionParser(), partial(at_least, 1)
+    own.add_argument("--sweep", nargs="+", action="append", default=[], help="a setting and its values")
+    own.add_argument("--decodings", nargs="+", default=DECODINGS, choices=DECODINGS)
+    own.add_argument("--repeats", default=1, type=whole, help="sampled completions a problem")
+    own.add_argument("--pass_at", nargs="+", default=[], type=whole, help="k of pass@k, from --repeats samples")
+    own.add_argument("--limit", default=None, type=whole, help="only the first so many problems")
+    own.add_argument("--texts", action="store_true", help="also write the completions to the JSON")
+    options, rest = own.parse_measurement(argv)
+    if max(options.pass_at, default=1) > options.repeats:
+        raise ConfigError(f"--pass_at {max(options.pass_at)}: expected at most --repeats {options.repeats}")
+    swept = rows(rest, options.sweep)
+    config = swept[0].config
+    processes = Processes.current()
 
     task, splits = load_task(config.task)
-    policy = load_experiment_policy(config, splits["train"])
-    evaluations = build_evaluator(config, task, splits[options.split]).both(policy)
-
     problems = splits[options.split]
-    table = Table(
-        title=f"{config.model.model_name_or_path} on {len(problems)} {options.split} problems "
-        f"({len(set(problems['cluster']))} independent clusters)"
-    )
-    for heading in ("decoding", "strict, 95% interval", "lenient, 95% interval", "forwards", "seconds"):
-        table.add_column(heading)
-    for mode, outcome in evaluations.items():
-        table.add_row(
-            mode,
-            str(outcome.accuracy("strict")),
-            str(outcome.accuracy("lenient")),
-            f"{outcome.forwards:.2f}",
-            f"{outcome.seconds:.1f}",
+    problems = problems.select(range(min(options.limit or len(problems), len(problems))))
+    set_seed(config.training.seed)  # fresh weights are then the same on every process
+    policy = load_experiment_policy(config, splits["train"])
+    policy.model.to(config.training.device)
+    evaluators = [build_evaluator(row.config, task, problems) for row in swept]
+    work = Work(evaluators, policy, list(dict.fromkeys(options.decodings)), options.repeats)
+    work.check()
+    data, weights = data_hash(problems), weights_hash(policy.model)
+    if len(set(processes.gather(weights))) > 1:
+        raise ConfigError(
+            f"model.name_or_path={config.model.model_name_or_path!r}: processes loaded different weights"
         )
-    Console().print(table)
-    if options.json:
-        record = {
-            "config": config.describe(),
-            "split": options.split,
-            "environment": environment(),
-            "accuracy": summarise(evaluations),
-        }
-        options.json.write_text(json.dumps(record, indent=2))
+
+    identity = {
+        "data": data,
+        "weights": weights,
+        "rows": {str(number): settings(row.config) for number, row in enumerate(swept)},
+        "versions": {name: environment()[name] for name in VERSIONS},
+    }
+    journal = Journal(journal_path(options.json), identity) if options.json else None
+    with Progress(transient=True, disable=not processes.first) as progress:
+        bar = progress.add_task("batches")
+        answers = work.do(journal, processes, lambda done, all: progress.update(bar, completed=done, total=all))
+    if processes.first:
+        found = Found.of(swept, work, answers, sorted(set(options.pass_at)), options.split)
+        Console().print(found.table())
+        if options.json:
+            write_record(options.json, found.describe(data, weights, options.texts))
+    if processes.count > 1:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

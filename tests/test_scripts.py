@@ -188,7 +188,7 @@ def test_evaluation_of_a_trained_model_prints_and_writes_its_accuracy(grpo):
     record = json.loads((work / "numbers" / "test.json").read_text())
     assert record["split"] == "test" and record["environment"]["trl"].startswith("1.16")
     results = json.loads((work / "out" / "results.json").read_text())
-    assert record["accuracy"] == results["held_out"]["after"], "the same noise as at the end of the training"
+    assert record["rows"][0]["accuracy"] == results["held_out"]["after"], "the noise of the end of the training"
 
 
 def test_generation_shows_every_step_and_the_text(grpo):

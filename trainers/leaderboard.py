@@ -44,6 +44,7 @@ from trainers.evaluation import GREEDY, SAMPLED, Evaluation
 from trainers.experiment import build_evaluator, build_trainer, environment, load_experiment_policy, load_task
 from trainers.grpo import ImprovedDiffuGRPOTrainer
 from trainers.report import replace_file
+from trainers.statistics import numbered
 
 START = "start"
 MODES, PARSERS = (SAMPLED, GREEDY), ("strict", "lenient")
@@ -289,9 +290,8 @@ def _outcomes(evaluations: dict[str, Evaluation]) -> dict[str, dict[str, str]]:
 
 
 def _numbered(clusters: Iterable[str]) -> str:
-    """Clusters as numbers in the order of their first problem."""
-    numbers: dict[str, int] = {}
-    return " ".join(str(numbers.setdefault(cluster, len(numbers))) for cluster in clusters)
+    """Clusters as numbers, in one text."""
+    return " ".join(map(str, numbered(clusters)))
 
 
 def read_cell(board: Leaderboard, name: str, seed: int, config: ExperimentConfig) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """An evaluation judges every problem once, in order, on noise of its own, and leaves the policy as it was."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -115,3 +116,55 @@ def test_summary_names_decoding_and_parser():
     assert set(summary) == {"sampled strict", "sampled lenient", "greedy strict", "greedy lenient"}
     assert all(set(numbers) >= {"value", "low", "high"} for numbers in summary.values())
     assert summary["sampled strict"]["value"] == 0.5 and summary["greedy lenient"]["value"] == 0.0
+
+
+# ---- the noise of a completion is its problem's own -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_the_batch_size_does_not_show(make_evaluator, make_policy, temperature, batch_size):
+    whole = make_evaluator(batch_size=24).run(make_policy(), temperature)
+    parts = make_evaluator(batch_size=batch_size).run(make_policy(), temperature)
+    assert parts.completions == whole.completions and parts.forwards == whole.forwards
+    assert (parts.strict, parts.lenient) == (whole.strict, whole.lenient)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_the_first_problems_are_completed_alike_in_a_shorter_split(make_evaluator, make_policy, temperature):
+    evaluator, policy = make_evaluator(), make_policy()
+    whole = evaluator.run(policy, temperature)
+    for count in (1, 5, 17):  # torch draws in blocks of 16
+        few = replace(evaluator, problems=evaluator.problems.select(range(count)))
+        assert few.run(policy, temperature).completions == whole.completions[:count]
+
+
+def test_any_problems_in_any_order_are_answered_as_in_the_whole(make_evaluator, make_policy):
+    evaluator, policy = make_evaluator(), make_policy()
+    whole = evaluator.answer(policy, 1.0, range(24))
+    some = evaluator.answer(policy, 1.0, [19, 2, 23, 7])
+    assert [answer.problem for answer in some] == [19, 2, 23, 7]
+    assert [outcome_of(answer) for answer in some] == [outcome_of(whole[i]) for i in (19, 2, 23, 7)]
+
+
+def outcome_of(answer):
+    return replace(answer, seconds=0.0)
+
+
+def test_every_repetition_has_noise_of_its_own(make_evaluator, make_policy):
+    evaluator, policy = make_evaluator(), make_policy()
+    texts = [[a.completion for a in evaluator.answer(policy, 1.0, range(24), repetition)] for repetition in range(3)]
+    assert texts[0] == evaluator.run(policy, 1.0).completions
+    assert len({tuple(run) for run in texts}) == 3
+    neighbour = [a.completion for a in make_evaluator(seed=1).answer(policy, 1.0, range(24))]
+    assert neighbour not in texts, "another seed repeats nothing of this one"
+
+
+def test_batches_hold_every_problem_once_by_length(make_evaluator, make_policy):
+    evaluator, policy = make_evaluator(batch_size=7), make_policy()
+    batches = evaluator.batches(policy)
+    assert [len(batch) for batch in batches] == [7, 7, 7, 3]
+    assert sorted(place for batch in batches for place in batch) == list(range(24))
+    prompts = evaluator.problems["prompt"]
+    lengths = [len(policy.tokenizer(prompts[place])["input_ids"]) for batch in batches for place in batch]
+    assert lengths == sorted(lengths)

@@ -1,0 +1,47 @@
+"""Two checkpoints on the same problems, problem by problem: gain with a paired interval, 2x2 table, McNemar's test.
+
+    python scripts/evaluate.py CONFIG --json before.json
+    python scripts/evaluate.py CONFIG --model.name_or_path runs/.../model --json after.json
+    python scripts/compare.py before.json after.json [--json comparison.json]
+
+Both records must be of the same problems, by their hash. Rows of a sweep are compared with their like.
+"""
+
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from trainers.console import OptionParser, main_or_one_line
+from trainers.evaluating.comparison import compare, describe, notes
+from trainers.evaluating.record import read_record, write_record
+
+
+def main(argv: list[str]) -> None:
+    parser = OptionParser()
+    parser.description = __doc__.split("\n")[0]
+    parser.add_argument("-h", "--help", action="help")
+    parser.add_argument("before", type=Path, help="record of scripts/evaluate.py --json")
+    parser.add_argument("after", type=Path, help="another one, of the same problems")
+    parser.add_argument("--json", type=Path, default=None, help="also write the numbers to this file")
+    options = parser.parse_args(argv)
+    before, after = read_record(options.before), read_record(options.after)
+    found, said = compare(before, after), notes(before, after)
+
+    table = Table(title=f"{before['model']} -> {after['model']}, {before['problems']} problems", box=SIMPLE)
+    counts = ("both", "only before", "only after", "neither")
+    for heading in (*found[0].changes, "", "before", "after", "gain, points", *counts, "p"):
+        table.add_column(heading)
+    for paired in found:
+        table.add_row(*paired.cells())
+    console = Console()
+    console.print(table)
+    for note in said:
+        console.print(note, soft_wrap=True)
+    if options.json:
+        write_record(options.json, describe(found, (str(options.before), str(options.after)), said))
+
+
+if __name__ == "__main__":
+    main_or_one_line(main)

@@ -1,0 +1,64 @@
+"""Tasks of lm-evaluation-harness on any checkpoint: accuracies and likelihood bounds, in the harness's own table.
+
+    pip install 'trajectory-nelbo[harness]'
+    python scripts/harness.py configs/sft_gsm8k.yaml --tasks gsm8k arc_easy [--limit 100] [--include_path DIR]
+
+The config says how completions are generated. See `trainers.harness` for what the numbers are.
+"""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+from datasets import Dataset
+from rich.console import Console
+
+from trainers.config import ConfigError
+from trainers.config_parser import parse
+from trainers.console import OptionParser, main_or_one_line
+from trainers.evaluating.identity import settings, weights_hash
+from trainers.experiment import environment, load_experiment_policy
+from trainers.measurements import at_least
+from trainers.report import replace_file
+
+
+def options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser, whole = OptionParser(), partial(at_least, 1)
+    parser.add_argument("--tasks", nargs="+", required=True, help="names, or paths of YAML files")
+    parser.add_argument("--include_path", default=None, help="a directory of further tasks")
+    parser.add_argument("--num_fewshot", default=None, type=partial(at_least, 0))
+    parser.add_argument("--limit", default=None, type=whole, help="only the first so many documents of a task")
+    parser.add_argument("--draws", default=32, type=whole, help="maskings a likelihood")
+    parser.add_argument("--json", type=Path, default=None, help="also write the results to this file")
+    return parser.parse_known_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    chosen, rest = options(argv)
+    config = parse(rest)
+    # an optional package: not before the settings are known to be good, and where its absence is one line
+    from trainers.harness import DiffusionLM, evaluate
+
+    if config.model.from_scratch:
+        raise ConfigError("model.from_scratch=True: expected trained weights")
+    policy = load_experiment_policy(config, Dataset.from_dict({"prompt": [], "completion": []}))
+    policy.model.to(config.training.device)
+    batch_size = config.training.rollout_batch_size or DiffusionLM.default_batch_size
+    model = DiffusionLM(config.training, policy, config.training.seed, chosen.draws, batch_size)
+    results, table = evaluate(model, chosen.tasks, chosen.include_path, chosen.num_fewshot, chosen.limit)
+    Console().print(table, markup=False, highlight=False)
+    if chosen.json:
+        record = {
+            "config": config.describe(),
+            "settings": settings(config),
+            "weights": weights_hash(policy.model),
+            "draws": chosen.draws,
+            "environment": environment(),
+            "harness": results,
+        }
+        replace_file(chosen.json, json.dumps(record, indent=2, default=str).encode())
+
+
+if __name__ == "__main__":
+    main_or_one_line(main)

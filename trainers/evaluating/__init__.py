@@ -1,0 +1,1 @@
+"""What stands behind scripts/evaluate.py and scripts/compare.py: sweeps, processes, journal, records, comparison."""
