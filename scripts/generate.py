@@ -33,7 +33,8 @@ def main(argv: list[str]) -> None:
     task, splits = load_task(config.task)
     policy = load_experiment_policy(config, splits["train"])
     policy.model.eval()
-    prompt = splits["test"][0]["prompt"] if options.prompt is None else task.build_prompt(options.prompt)
+    style = (config.task.solutions or [])[:1]  # of word problems; other tasks have none
+    prompt = splits["test"][0]["prompt"] if options.prompt is None else task.build_prompt(options.prompt, *style)
     loss = build_loss(args)
     sampler: DiffusionGenerator = build_generator(
         args,

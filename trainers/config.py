@@ -28,6 +28,7 @@ from trainers.config_rollout import RolloutArguments
 from trainers.config_sampling import ScheduledSamplingArguments
 from trainers.options import ConfigError as ConfigError  # refusals are known by this module's name
 from trainers.options import check_known, only_with, option, refusal, require
+from trainers.tasks.augmentation import TrainingData
 
 # section -> what it holds; the order is the order of --help
 SECTIONS = {
@@ -364,15 +365,38 @@ class TaskArguments:
     """Which task (a file of trainers/tasks), on which data, with which rewards."""
 
     task_name: str = option("task", "gsm8k", "The task: a file trainers/tasks/<name>.py.", key="name")
-    data_files: list[str] | None = option("task", None, "Local jsonl files; unset: the task's seeded generator.")
+    data_files: list[str] | None = option(
+        "task", None, "Local files, [train] or [train, test]; unset: the task's seeded generator."
+    )
     dataset_name: str | None = option("task", None, "A hub dataset, such as openai/gsm8k (2110.14168).")
     train_size: int | None = option("task", None, "Training problems; unset: the task's choice.")
     validation_size: int | None = option("task", None, "Validation problems; unset: the task's choice.")
     test_size: int | None = option("task", None, "Test problems; unset: the task's choice.")
-    task_seed: int = option("task", 0, "Seed of the generated problems and of the split.", key="seed")
+    task_seed: int = option(
+        "task", 0, "Seed of the generated problems, of the split and of perturbed copies.", key="seed"
+    )
     min_operations: int = option("task", 1, "Fewest arithmetic operations in a generated problem.")
     max_operations: int = option("task", 1, "Most arithmetic operations in a generated problem.")
     max_number: int = option("task", 20, "Largest number in a generated problem.")
+    solutions: list[str] | None = option(
+        "task",
+        None,
+        "Styles of the solutions of word problems from files or the hub: full is the human text, equations only its "
+        "calculator annotations. Each training problem appears in every style listed, and the prompt says which is "
+        "wanted; validation and test have the first. Unset: full.",
+    )
+    perturbed_copies: int = option(
+        "task",
+        0,
+        "Most copies with other numbers and a recomputed solution of each training problem from files or the hub; "
+        "only problems whose every number can be traced get any.",
+    )
+    extra_files: list[str] | None = option(
+        "task",
+        None,
+        "Further training files beside the task's own, GSM8K jsonl or SVAMP.json; what is held out, and the test "
+        "part of SVAMP, is left out.",
+    )
     rewards: list[str] = option("task", ["correctness", "format"], "Names of the task's reward functions, summed.")
 
     def __post_init__(self):
@@ -384,3 +408,16 @@ class TaskArguments:
         require(self, "rewards", bool(self.rewards), "at least one reward")
         both = self.data_files is None or self.dataset_name is None
         require(self, "dataset_name", both, f"no second source beside task.data_files={self.data_files!r}")
+        self.training_data()
+
+    def training_data(self) -> TrainingData:
+        """What the training split is made of, as a task wants it.
+
+        Raises:
+            ConfigError: an unknown or repeated style, or a negative number of copies.
+        """
+        styles = None if self.solutions is None else tuple(self.solutions)
+        try:
+            return TrainingData(styles, self.perturbed_copies, tuple(self.extra_files or ()))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error

@@ -2,6 +2,7 @@
 
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -9,13 +10,16 @@ import torch
 from datasets import Dataset
 
 from core.masking_strategy import sync_masking_with_nelbo
+from trainers.adapters import lora_config
 from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, TaskArguments, check_block_causal
 from trainers.config_parser import ExperimentConfig
+from trainers.evaluating.identity import data_hash
 from trainers.evaluation import Evaluator
 from trainers.grpo import ImprovedDiffuGRPOTrainer
-from trainers.models import load_policy, lora_config
+from trainers.models import load_policy
 from trainers.objects import build_loss, build_masking
 from trainers.policy import Policy
+from trainers.provenance import Provenance
 from trainers.sft import DiffusionSFTTrainer
 from trainers.tasks import TASKS
 
@@ -45,6 +49,7 @@ def load_task(arguments: TaskArguments) -> tuple[ModuleType, dict[str, Dataset]]
             min_operations=arguments.min_operations,
             max_operations=arguments.max_operations,
             max_number=arguments.max_number,
+            training_data=arguments.training_data(),
         )
     except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from error
@@ -64,13 +69,34 @@ def build_trainer(
     config: ExperimentConfig, task: ModuleType, splits: dict[str, Dataset], policy: Policy
 ) -> ImprovedDiffuGRPOTrainer | DiffusionSFTTrainer:
     """The trainer that the config names, on the task's rewards and splits."""
-    args, adapter = config.training, lora_config(config.model)
+    args, adapter = config.training, lora_config(config.model, policy.model)
+    train, validation = splits["train"], splits["validation"]
     if isinstance(args, ImprovedDiffuGRPOConfig):
         rewards = [task.REWARDS[name] for name in config.task.rewards]
-        return ImprovedDiffuGRPOTrainer(
-            policy, rewards, args, splits["train"], splits["validation"], peft_config=adapter
-        )
-    return DiffusionSFTTrainer(policy, args, splits["train"], splits["validation"], peft_config=adapter)
+        trainer = ImprovedDiffuGRPOTrainer(policy, rewards, args, train, validation, peft_config=adapter)
+    else:
+        trainer = DiffusionSFTTrainer(policy, args, train, validation, peft_config=adapter)
+    trainer.provenance = describe(config, splits, policy)
+    return trainer
+
+
+def describe(config: ExperimentConfig, splits: dict[str, Dataset], policy: Policy) -> Provenance:
+    """What a model card says of a model that this experiment trains."""
+    told, files = config.task, [Path(name).name for name in config.task.data_files or ()]
+    local = f"local files ({', '.join(files)})" if files else "the task's seeded generator"
+    return Provenance.of(
+        config.training,
+        policy.name,
+        trainer=config.trainer,
+        settings=config.describe(),
+        task={
+            "name": told.task_name,
+            "source": local if told.dataset_name is None else f"the hub dataset {told.dataset_name}",
+            "dataset": told.dataset_name,
+            "splits": {name: {"size": len(rows), "sha256": data_hash(rows)} for name, rows in splits.items()},
+        },
+        example=splits["test"][0]["prompt"],
+    )
 
 
 def build_evaluator(config: ExperimentConfig, task: ModuleType, problems: Dataset) -> Evaluator:

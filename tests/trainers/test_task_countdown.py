@@ -59,6 +59,12 @@ def is_right(text: str, answer: str) -> tuple[bool, bool]:
     return verdict.strict, verdict.lenient
 
 
+@pytest.mark.parametrize("text", ["(3+4)*7+0", "0+(3+4)*7", "(3+4)*7*01", "(3+4)*7+0.0", "(3+4)*7+.0"])
+def test_a_number_that_was_not_given_is_not_overlooked(text):
+    """Neither zero nor a decimal is a given number, so it must spoil the expression rather than be skipped."""
+    assert countdown.verify(text, "3 4 7=49").strict is False
+
+
 # --- verifier -------------------------------------------------------------------------------------
 
 

@@ -12,8 +12,6 @@ jsonl files of {"nums": [3, 4, 7], "target": 49}, and a dataset of the hub with 
 """
 
 import hashlib
-import json
-import operator
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -21,16 +19,18 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import combinations
-from pathlib import Path
 from typing import TypeGuard
 
 import datasets
 
+from trainers.tasks.arithmetic import MAX_EXPRESSION_TOKENS as MAX_EXPRESSION_TOKENS  # a bound on its completions
+from trainers.tasks.arithmetic import OPERATIONS, parse, value_of
+from trainers.tasks.augmentation import UNCHANGED, TrainingData
+from trainers.tasks.sources import TEST_SIZE, VALIDATION_SIZE, carve, check_generator, check_sources, read_jsonl
+
 NAME = "countdown"
 
 TRAIN_SIZE = 16384  # embedded problems; a real training file is used whole
-VALIDATION_SIZE = 512  # of a real training file at most a tenth of its rows
-TEST_SIZE = 1024  # embedded problems, or rows carved out of a single file; a real test file is used whole
 
 MAX_OPERATIONS = 3  # four numbers: the search for a reference expression stays within milliseconds
 MIN_MAX_NUMBER = 2
@@ -39,10 +39,9 @@ MAX_TARGET_RATIO = 5  # target / max_number of an embedded problem; without a bo
 MAX_VALUE = 10**9 - 1  # of a number or target in a file
 MAX_FRUITLESS_DRAWS = 5000  # consecutive draws without a new instance after which a held-out split counts as exhausted
 
-MAX_EXPRESSION_TOKENS = 100  # numbers, signs and parentheses; bounds the depth of the recursive parser
 MAX_NUMBER_DIGITS = 9
+COUNTDOWN_FILE = "a Countdown jsonl file"
 
-OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "": 3}  # "" is a bare number
 
 NUMBER = re.compile(rf"[1-9][0-9]{{0,{MAX_NUMBER_DIGITS - 1}}}")
@@ -140,45 +139,10 @@ def _last_expression(text: str) -> list[str]:
 
 def evaluate(tokens: list[str]) -> Fraction | None:
     """Value of an expression; None for anything else, a division by zero or too long a text included."""
-    if not 3 <= len(tokens) <= MAX_EXPRESSION_TOKENS or OPERATIONS.keys().isdisjoint(tokens):
+    if not all(token in OPERATIONS or token in "()" or NUMBER.fullmatch(token) for token in tokens):
         return None
-    rest = tokens[::-1]
-    try:
-        value = _sum(rest)
-    except (SyntaxError, ZeroDivisionError):
-        return None
-    return None if rest else value
-
-
-# The grammar, one function a rule; each takes its tokens off the end of a reversed list.
-
-
-def _sum(rest: list[str]) -> Fraction:
-    """sum = product {("+" | "-") product}"""
-    value = _product(rest)
-    while rest and rest[-1] in ("+", "-"):
-        value = OPERATIONS[rest.pop()](value, _product(rest))
-    return value
-
-
-def _product(rest: list[str]) -> Fraction:
-    """product = atom {("*" | "/") atom}"""
-    value = _atom(rest)
-    while rest and rest[-1] in ("*", "/"):
-        value = OPERATIONS[rest.pop()](value, _atom(rest))
-    return value
-
-
-def _atom(rest: list[str]) -> Fraction:
-    """atom = number | "(" sum ")" """
-    token = rest.pop() if rest else ""
-    if token == "(":
-        value = _sum(rest)
-        if rest and rest.pop() == ")":
-            return value
-    elif NUMBER.fullmatch(token):
-        return Fraction(int(token))
-    raise SyntaxError
+    term = parse(tokens)
+    return None if term is None else value_of(term)
 
 
 # --- expressions ----------------------------------------------------------------------------------
@@ -324,25 +288,6 @@ def _is_value(value: object) -> TypeGuard[int]:
     return type(value) is int and 1 <= value <= MAX_VALUE  # JSON's true is an int to isinstance
 
 
-def _read_jsonl(path: str) -> list[Record]:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"task.data_files: {path} is not a file; expected a Countdown jsonl file")
-    records = []
-    with open(path, "rb") as lines:  # bytes: a line that is not UTF-8 then fails with its line number
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                raw = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{where}: expected one JSON object per line") from error
-            records.append(_to_record(raw, where))
-    if not records:
-        raise ValueError(f"task.data_files: {path} has no rows; expected a Countdown jsonl file")
-    return records
-
-
 def _read_hub(dataset_name: str) -> list[list[Record]]:
     """Return the records of split train and, where there is one, of split test."""
     splits = datasets.load_dataset(dataset_name)
@@ -353,29 +298,6 @@ def _read_hub(dataset_name: str) -> list[list[Record]]:
         for split in ("train", "test")
         if split in splits
     ]
-
-
-def _carve(sources: list[list[Record]], sizes: dict[str, int | None], seed: int) -> dict[str, list[Record]]:
-    """Carve validation, and test where there is no second source, out of the first one."""
-    test = sources[1] if len(sources) == 2 else None
-    # An instance that repeats, or that the test source also has, would otherwise cross a split.
-    taken = {record.instance for record in test or ()}
-    pool = list({record.instance: record for record in sources[0] if record.instance not in taken}.values())
-    random.Random(seed).shuffle(pool)
-    tenth = max(1, len(pool) // 10)
-    num_validation = sizes["validation"] or min(VALIDATION_SIZE, tenth)
-    num_test = (sizes["test"] or min(TEST_SIZE, tenth)) if test is None else 0
-    held_out = num_validation + num_test
-    if held_out >= len(pool):
-        raise ValueError(
-            f"task.validation_size = {num_validation} and {num_test} carved test rows leave nothing to train on: "
-            f"the training source has {len(pool)} distinct instances"
-        )
-    return {
-        "train": pool[held_out:][: sizes["train"]],
-        "validation": pool[:num_validation],
-        "test": pool[num_validation:held_out] if test is None else test[: sizes["test"]],
-    }
 
 
 # --- dataset --------------------------------------------------------------------------------------
@@ -392,6 +314,7 @@ def load_splits(
     min_operations: int,
     max_operations: int,
     max_number: int,
+    training_data: TrainingData = UNCHANGED,
 ) -> dict[str, datasets.Dataset]:
     """Load the disjoint splits train, validation and test with the text columns prompt, completion, answer and
     cluster.
@@ -407,17 +330,25 @@ def load_splits(
         min_operations: fewest operations of an embedded problem, 1 to 3; there is one number more.
         max_operations: most operations of an embedded problem, 1 to 3.
         max_number: largest given number of an embedded problem; targets reach `MAX_TARGET_RATIO` times as far.
+        training_data: must be left as it is.
 
     Raises:
         ValueError: a value is out of range, a size cannot be reached, or a record is malformed or has no solution.
         FileNotFoundError: a data file does not exist.
     """
     sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-    _check_arguments(data_files, dataset_name, sizes, min_operations, max_operations, max_number)
-    if data_files is not None:
-        records = _carve([_read_jsonl(path) for path in data_files], sizes, seed)
-    elif dataset_name is not None:
-        records = _carve(_read_hub(dataset_name), sizes, seed)
+    check_sources(data_files, dataset_name, sizes)
+    allowed = range(MIN_MAX_NUMBER, MAX_MAX_NUMBER + 1)
+    check_generator(min_operations, max_operations, max_number, most_operations=MAX_OPERATIONS, numbers=allowed)
+    training_data.refuse(f"only with a task of word problems; task {NAME} draws or reads as many as it is asked for")
+    if data_files is not None or dataset_name is not None:
+        sources = (
+            _read_hub(dataset_name)
+            if dataset_name is not None
+            else [read_jsonl(path, _to_record, COUNTDOWN_FILE) for path in data_files or ()]
+        )
+        test = sources[1] if len(sources) == 2 else None
+        records = carve(sources[0], test, lambda record: record.instance, sizes, seed, "instances")
     else:
         bounds = {"min_operations": min_operations, "max_operations": max_operations, "max_number": max_number}
         defaults = {"train": TRAIN_SIZE, "validation": VALIDATION_SIZE, "test": TEST_SIZE}
@@ -439,26 +370,3 @@ def _to_row(record: Record) -> dict[str, str]:
         "answer": str(instance),
         "cluster": str(instance),
     }
-
-
-def _check_arguments(
-    data_files: list[str] | None,
-    dataset_name: str | None,
-    sizes: dict[str, int | None],
-    min_operations: int,
-    max_operations: int,
-    max_number: int,
-) -> None:
-    if data_files is not None and dataset_name is not None:
-        raise ValueError(f"task.dataset_name = {dataset_name!r}: give either data_files or dataset_name, not both")
-    if data_files is not None and len(data_files) not in (1, 2):
-        raise ValueError(f"task.data_files = {data_files}: expected [train.jsonl] or [train.jsonl, test.jsonl]")
-    for split, size in sizes.items():
-        if size is not None and size < 1:
-            raise ValueError(f"task.{split}_size = {size}: must be at least 1, or null for the default")
-    if not 1 <= max_operations <= MAX_OPERATIONS:
-        raise ValueError(f"task.max_operations = {max_operations}: must be in 1..{MAX_OPERATIONS}")
-    if not 1 <= min_operations <= max_operations:
-        raise ValueError(f"task.min_operations = {min_operations}: must be in 1..max_operations = {max_operations}")
-    if not MIN_MAX_NUMBER <= max_number <= MAX_MAX_NUMBER:
-        raise ValueError(f"task.max_number = {max_number}: must be in {MIN_MAX_NUMBER}..{MAX_MAX_NUMBER}")

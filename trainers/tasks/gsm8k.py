@@ -1,33 +1,36 @@
 """GSM8K: grade-school word problems whose answer is one number (Cobbe et al. 2021, arXiv:2110.14168).
 
 Nouns: a *problem* is a question with its reference completion; an *instance* is the tuple (template id, operands,
-follow-up id, operand, ...) a generated problem was drawn as; a *verdict* says whether a completion states the right
-number.
+follow-up id, operand, ...) a generated problem was drawn as.
 
 Convention: a completion ends with the line "#### <number>". Before it, a generated completion holds only GSM8K's
-calculator annotations, "<<12+7=19>>\\n#### 19"; a real one holds the human solution. Three sources give the same
-columns (prompt, completion, answer; cluster, which problems with equal template and numbers share): an embedded seeded
-generator, local GSM8K jsonl files, and a dataset of the hub.
+calculator annotations, "<<12+7=19>>\\n#### 19"; a real one holds the human solution, or what `TrainingData` asks for.
+Three sources give the same columns (prompt, completion, answer; cluster, which problems with equal template and
+numbers share): an embedded seeded generator, local GSM8K jsonl files, and a dataset of the hub.
 """
 
 import hashlib
-import json
 import operator
 import random
-import re
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import lru_cache
 from itertools import accumulate
-from pathlib import Path
 
 import datasets
+
+from trainers.tasks.augmentation import UNCHANGED, TrainingData, build_splits, read_extra
+from trainers.tasks.numbers import ANSWER_MARK
+from trainers.tasks.numbers import REWARDS as REWARDS  # the verifier and the rewards are known by this module's name
+from trainers.tasks.numbers import Verdict as Verdict
+from trainers.tasks.numbers import correctness as correctness
+from trainers.tasks.numbers import format_reward as format_reward
+from trainers.tasks.numbers import verify as verify
+from trainers.tasks.sources import TEST_SIZE, VALIDATION_SIZE, carve, check_generator, check_sources
+from trainers.tasks.word_problems import WordProblem, build_prompt, carve_clusters, clustered, read_gsm8k, to_gsm8k
 
 NAME = "gsm8k"
 
 TRAIN_SIZE = 8192  # embedded problems; a real training file is used whole
-VALIDATION_SIZE = 512  # for a real training file at most a tenth of its rows
-TEST_SIZE = 1024  # embedded problems, or rows carved out of a single file; a real test file is used whole
 
 MAX_OPERATIONS = 3
 MIN_MAX_NUMBER = 8  # below it no follow-up may exist for some intermediate result
@@ -35,98 +38,6 @@ MAX_MAX_NUMBER = 1000
 MAX_FRUITLESS_DRAWS = 2000  # consecutive draws without a new question after which a held-out split counts as exhausted
 
 SPLIT_SALT = 288  # chosen so that, at max_number = 20, every one-step template has instances in all three splits
-
-ANSWER_MARK = "####"
-# Linear time: each alternative is a plain run of digits. A minus right after a digit, letter or ")" is a subtraction.
-NUMBER = re.compile(
-    r"(?:(?<![0-9A-Za-z)])-)?\$?(?:(?<=\$)-)?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
-)
-
-
-def build_prompt(question: str) -> str:
-    """Return the prompt of a question; the completion starts right after it."""
-    return f"{question}\nAnswer:"
-
-
-# --- verifier and rewards -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a completion is right, read with GSM8K's answer line required (strict) or not (lenient)."""
-
-    strict: bool
-    lenient: bool
-
-
-def verify(completion: str, answer: str) -> Verdict:
-    """Compare the number a completion states with the reference number, exactly and without evaluating any text.
-
-    Args:
-        completion: text of the model. Strict reads the number after the first "####", which must fill the rest of that
-            line; thousands commas, "$" and a final period are tolerated ("#### $1,234.00." is 1234). Lenient reads the
-            same number if there is one, otherwise the last number anywhere in the text.
-        answer: the reference number, as in the `answer` column.
-
-    Raises:
-        ValueError: `answer` is not a number.
-    """
-    expected = _parse_number(answer)
-    if expected is None:
-        raise ValueError(f"answer = {answer!r}: expected a number such as '18'")
-    strict = _strict_number(completion)
-    lenient = _last_number(completion) if strict is None else strict
-    return Verdict(strict=strict == expected, lenient=lenient == expected)
-
-
-def correctness(completions: list, answer: list[str], **kwargs) -> list[float]:
-    """Reward 1.0 for a strictly correct completion (see `verify`), else 0.0."""
-    return [float(verify(_text(c), a).strict) for c, a in zip(completions, answer, strict=True)]
-
-
-def format_reward(completions: list, **kwargs) -> list[float]:
-    """Reward 1.0 for a completion with one "####" whose number ends the text, else 0.0; the number may be wrong."""
-    return [float(_ends_with_answer_line(_text(c))) for c in completions]
-
-
-REWARDS = {"correctness": correctness, "format": format_reward}
-
-
-def _text(completion: str | list[dict[str, str]]) -> str:
-    return completion if isinstance(completion, str) else completion[-1]["content"]
-
-
-def _parse_number(text: str) -> Decimal | None:
-    """Read a text that is one number and nothing else."""
-    text = text.strip().removesuffix(".")
-    return _to_decimal(text) if NUMBER.fullmatch(text) else None
-
-
-def _to_decimal(number: str) -> Decimal:
-    return Decimal(number.replace(",", "").replace("$", ""))
-
-
-def _strict_number(text: str) -> Decimal | None:
-    _, _, rest = text.partition(ANSWER_MARK)
-    return _parse_number(rest.partition("\n")[0])
-
-
-def _last_number(text: str) -> Decimal | None:
-    numbers = NUMBER.findall(text)
-    return _to_decimal(numbers[-1]) if numbers else None
-
-
-def _ends_with_answer_line(text: str) -> bool:
-    _, _, rest = text.partition(ANSWER_MARK)
-    number, _, after = rest.partition("\n")
-    return text.count(ANSWER_MARK) == 1 and _parse_number(number) is not None and not after.strip()
-
-
-def _normalise(number: Decimal) -> str:
-    """Write a number without commas or trailing zeros: 1,234.50 becomes 1234.5."""
-    text = f"{number:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
 
 # --- embedded problems ----------------------------------------------------------------------------
 
@@ -350,71 +261,23 @@ def generate(
 # --- real data ------------------------------------------------------------------------------------
 
 
-def _to_row(raw: object, where: str) -> dict[str, str]:
-    """Map one GSM8K record {"question", "answer"} to our columns."""
-    if not isinstance(raw, dict) or not all(isinstance(raw.get(key), str) for key in ("question", "answer")):
-        raise ValueError(f'{where}: expected an object with the text keys "question" and "answer"')
-    completion = raw["answer"].strip()
-    number = _strict_number(completion)
-    if number is None or not _ends_with_answer_line(completion):
-        raise ValueError(f'{where}: expected an "answer" that ends with the line "#### <number>"')
-    prompt = build_prompt(raw["question"])
-    return {"prompt": prompt, "completion": completion, "answer": _normalise(number), "cluster": prompt}
-
-
-def _read_jsonl(path: str) -> list[dict[str, str]]:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"task.data_files: {path} is not a file; expected a GSM8K jsonl file")
-    rows = []
-    with open(path, "rb") as lines:  # bytes: a line that is not UTF-8 then fails with its line number
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                raw = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{where}: expected one JSON object per line") from error
-            rows.append(_to_row(raw, where))
-    if not rows:
-        raise ValueError(f"task.data_files: {path} has no rows; expected a GSM8K jsonl file")
-    return rows
-
-
-def _read_hub(dataset_name: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Return the rows of the train and the test split."""
+def _read_hub(dataset_name: str) -> list[list[WordProblem]]:
+    """Return the problems of the train and the test split."""
     splits = datasets.load_dataset(dataset_name, "main")
     if not {"train", "test"} <= set(splits):
         raise ValueError(f"task.dataset_name = {dataset_name!r}: expected splits train and test, got {list(splits)}")
-    train, test = (
-        [_to_row(raw, f"{dataset_name} {split}, row {i}") for i, raw in enumerate(splits[split])]
+    return [
+        [to_gsm8k(raw, f"{dataset_name} {split}, row {i}") for i, raw in enumerate(splits[split])]
         for split in ("train", "test")
-    )
-    return train, test
+    ]
 
 
-def _carve(
-    source: list[dict[str, str]], test: list[dict[str, str]] | None, sizes: dict[str, int | None], seed: int
-) -> dict[str, list[dict[str, str]]]:
-    """Carve validation, and test where there is no test source, out of the training source."""
-    # A question that repeats, or that the test source also has, would otherwise cross a split.
-    taken = {row["prompt"] for row in test or ()}
-    pool = list({row["prompt"]: row for row in source if row["prompt"] not in taken}.values())
-    random.Random(seed).shuffle(pool)
-    tenth = max(1, len(pool) // 10)
-    num_validation = sizes["validation"] or min(VALIDATION_SIZE, tenth)
-    num_test = (sizes["test"] or min(TEST_SIZE, tenth)) if test is None else 0
-    held_out = num_validation + num_test
-    if held_out >= len(pool):
-        raise ValueError(
-            f"task.validation_size = {num_validation} and {num_test} carved test rows leave nothing to train on: "
-            f"the training source has {len(pool)} distinct questions"
-        )
-    return {
-        "train": pool[held_out:][: sizes["train"]],
-        "validation": pool[:num_validation],
-        "test": pool[num_validation:held_out] if test is None else test[: sizes["test"]],
-    }
+def _read_extra(paths: tuple[str, ...]) -> list[WordProblem]:
+    """Further training problems; of SVAMP those that the task svamp trains on, so that its test split stays unseen."""
+    gsm8k, svamp = read_extra(paths)
+    if svamp:
+        gsm8k += carve_clusters(clustered(svamp)[0], None, dict.fromkeys(("train", "validation", "test")))["train"]
+    return gsm8k
 
 
 # --- dataset --------------------------------------------------------------------------------------
@@ -431,6 +294,7 @@ def load_splits(
     min_operations: int,
     max_operations: int,
     max_number: int,
+    training_data: TrainingData = UNCHANGED,
 ) -> dict[str, datasets.Dataset]:
     """Load the disjoint splits train, validation and test with the text columns prompt, completion, answer and
     cluster.
@@ -445,27 +309,33 @@ def load_splits(
         min_operations: fewest steps of an embedded problem, 1 to 3.
         max_operations: most steps of an embedded problem, 1 to 3.
         max_number: bound on every number of an embedded problem, see `_right_operands`.
+        training_data: styles, copies and further files of the training split; needs real data. `train_size` is without
+            what they add.
 
     Raises:
         ValueError: a value is out of range, a size cannot be reached, or a record is malformed.
         FileNotFoundError: a data file does not exist.
     """
     sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-    _check_arguments(data_files, dataset_name, sizes, min_operations, max_operations, max_number)
-    if data_files is not None:
-        sources = [_read_jsonl(path) for path in data_files]
-        rows = _carve(sources[0], sources[1] if len(sources) == 2 else None, sizes, seed)
-    elif dataset_name is not None:
-        source, test = _read_hub(dataset_name)
-        rows = _carve(source, test, sizes, seed)
-    else:
+    check_sources(data_files, dataset_name, sizes)
+    numbers = range(MIN_MAX_NUMBER, MAX_MAX_NUMBER + 1)
+    check_generator(min_operations, max_operations, max_number, most_operations=MAX_OPERATIONS, numbers=numbers)
+    if data_files is None and dataset_name is None:
+        training_data.refuse(
+            "needs problems of task.data_files or task.dataset_name; generated ones have their own size"
+        )
         bounds = {"min_operations": min_operations, "max_operations": max_operations, "max_number": max_number}
         defaults = {"train": TRAIN_SIZE, "validation": VALIDATION_SIZE, "test": TEST_SIZE}
-        rows = {
-            split: _problem_rows(generate(split, sizes[split] or default, seed=seed, **bounds))
+        return {
+            split: datasets.Dataset.from_list(
+                _problem_rows(generate(split, sizes[split] or default, seed=seed, **bounds))
+            )
             for split, default in defaults.items()
         }
-    return {split: datasets.Dataset.from_list(split_rows) for split, split_rows in rows.items()}
+    sources = _read_hub(dataset_name) if dataset_name is not None else [read_gsm8k(path) for path in data_files or ()]
+    test = sources[1] if len(sources) == 2 else None
+    problems = carve(sources[0], test, lambda problem: problem.question, sizes, seed, "questions")
+    return build_splits(problems, _read_extra(training_data.extra_files), training_data, seed)
 
 
 def _problem_rows(pairs: list[tuple[str, Problem]]) -> list[dict[str, str]]:
@@ -478,26 +348,3 @@ def _problem_rows(pairs: list[tuple[str, Problem]]) -> list[dict[str, str]]:
         }
         for question, p in pairs
     ]
-
-
-def _check_arguments(
-    data_files: list[str] | None,
-    dataset_name: str | None,
-    sizes: dict[str, int | None],
-    min_operations: int,
-    max_operations: int,
-    max_number: int,
-) -> None:
-    if data_files is not None and dataset_name is not None:
-        raise ValueError(f"task.dataset_name = {dataset_name!r}: give either data_files or dataset_name, not both")
-    if data_files is not None and len(data_files) not in (1, 2):
-        raise ValueError(f"task.data_files = {data_files}: expected [train.jsonl] or [train.jsonl, test.jsonl]")
-    for split, size in sizes.items():
-        if size is not None and size < 1:
-            raise ValueError(f"task.{split}_size = {size}: must be at least 1, or null for the default")
-    if not 1 <= max_operations <= MAX_OPERATIONS:
-        raise ValueError(f"task.max_operations = {max_operations}: must be in 1..{MAX_OPERATIONS}")
-    if not 1 <= min_operations <= max_operations:
-        raise ValueError(f"task.min_operations = {min_operations}: must be in 1..max_operations = {max_operations}")
-    if not MIN_MAX_NUMBER <= max_number <= MAX_MAX_NUMBER:
-        raise ValueError(f"task.max_number = {max_number}: must be in {MIN_MAX_NUMBER}..{MAX_MAX_NUMBER}")

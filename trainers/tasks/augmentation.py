@@ -1,0 +1,140 @@
+"""What a task of word problems trains on: further files, copies with other numbers, and the styles of solutions.
+
+Convention: all of it concerns the training split alone, on problems read from files or the hub; generated problems
+have a generator to ask for more. Held-out problems are never dropped and never trained on.
+"""
+
+import random
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import datasets
+
+from trainers.tasks.numbers import ANSWER_MARK
+from trainers.tasks.perturbation import perturbed
+from trainers.tasks.tracing import Untraceable
+from trainers.tasks.word_problems import PLAIN, STYLES, WordProblem, is_svamp, read_gsm8k, read_svamp
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Options of the training split, in the section `task` of a config.
+
+    Args:
+        solutions: styles of `STYLES`; every training problem appears once in each, and held-out problems in the first.
+            None: full solutions.
+        perturbed_copies: most number-perturbed copies of each training problem, see `trainers.tasks.tracing`.
+        extra_files: further training files, GSM8K jsonl or SVAMP.json.
+
+    Raises:
+        ValueError: an unknown or repeated style, or a negative number.
+    """
+
+    solutions: tuple[str, ...] | None = None
+    perturbed_copies: int = 0
+    extra_files: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        styles = self.solutions
+        if styles is not None and (not styles or len(set(styles)) < len(styles) or not set(styles) <= STYLES.keys()):
+            raise ValueError(f"task.solutions={list(styles)}: expected one or more different of {', '.join(STYLES)}")
+        if self.perturbed_copies < 0:
+            raise ValueError(f"task.perturbed_copies={self.perturbed_copies}: expected at least 0")
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        return self.solutions or (PLAIN,)
+
+    def refuse(self, reason: str) -> None:
+        """Raise ValueError for an option that is set, where none can be honoured."""
+        for name, value in vars(self).items():
+            if value != getattr(UNCHANGED, name):
+                shown = list(value) if isinstance(value, tuple) else value
+                raise ValueError(f"task.{name}={shown}: {reason}")
+
+
+UNCHANGED = TrainingData()
+
+
+def read_extra(paths: Collection[str]) -> tuple[list[WordProblem], list[WordProblem]]:
+    """Return the problems of GSM8K files and those of SVAMP files, these without clusters.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: a file is neither.
+    """
+    gsm8k, svamp = [], []
+    for path in paths:
+        if is_svamp(path, "task.extra_files"):
+            svamp += read_svamp(path, "task.extra_files")
+        else:
+            gsm8k += read_gsm8k(path, "task.extra_files")
+    return gsm8k, svamp
+
+
+def build_splits(
+    problems: dict[str, list[WordProblem]], extra: list[WordProblem], data: TrainingData, seed: int
+) -> dict[str, datasets.Dataset]:
+    """Make data sets of carved problems; the description of train counts what was added and left out.
+
+    Args:
+        problems: of the splits train, validation and test.
+        extra: further training problems. Those that repeat one, or whose question or cluster is held out, are not
+            taken.
+        data: the options.
+        seed: of the perturbation.
+    """
+    held_out = [*problems["validation"], *problems["test"]]
+    train = [*problems["train"]]
+    clusters = {problem.cluster for problem in held_out}
+    taken = {problem.key for problem in [*held_out, *train]}
+    train += _new([problem for problem in extra if problem.cluster not in clusters], taken)
+    copies = [
+        copy
+        for problem in (train if data.perturbed_copies else ())
+        for copy in _copies(problem, data.perturbed_copies, taken, seed)
+    ]
+    notes = [f"{len(train)} training problems"]
+    notes += [f"{len(train) - len(problems['train'])} of them from extra files"] if data.extra_files else []
+    notes += [f"{len(copies)} perturbed copies"] if data.perturbed_copies else []
+    rows = []
+    for style in data.styles:
+        texts = [(problem, _completion(problem, style)) for problem in [*train, *copies]]
+        styled = [problem.to_row(style, text) for problem, text in texts if text is not None]
+        notes.append(f"{len(styled)} rows in style {style}, {len(texts) - len(styled)} without such a solution")
+        rows += styled
+    splits = {"train": datasets.Dataset.from_list(rows)}
+    splits["train"].info.description = ", ".join(notes)
+    style = data.styles[0]
+    for split in ("validation", "test"):
+        splits[split] = datasets.Dataset.from_list(
+            [p.to_row(style, _completion(p, style) or f"{ANSWER_MARK} {p.answer}") for p in problems[split]]
+        )
+    return splits
+
+
+def _completion(problem: WordProblem, style: str) -> str | None:
+    return problem.solution if style == PLAIN else problem.equations()
+
+
+def _new(problems: list[WordProblem], taken: set[str]) -> list[WordProblem]:
+    """The problems whose question is not taken yet; they take it."""
+    new = []
+    for problem in problems:
+        if problem.key not in taken:
+            taken.add(problem.key)
+            new.append(problem)
+    return new
+
+
+def _copies(problem: WordProblem, most: int, taken: set[str], seed: int) -> list[WordProblem]:
+    """Copies of one problem; its stream of numbers depends on its question and the seed alone."""
+    copies: list[WordProblem] = []
+    try:
+        for copy in perturbed(problem, random.Random(f"{seed}-perturbed-{problem.question}")):
+            copies += _new([copy], taken)
+            if len(copies) == most:
+                break
+    except Untraceable:
+        pass
+    return copies
