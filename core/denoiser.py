@@ -345,7 +345,7 @@ class ModelDenoiser(EmbeddingDenoiser):
                 try:
                     with _only_there(module, end):
                         skipped = _pick(model(**first).logits, end).float()
-                except (TypeError, AttributeError, RuntimeError):  # not a function of hidden states alone
+                except (TypeError, ValueError, AttributeError, RuntimeError):  # not a function of hidden states alone
                     skipped = torch.full_like(whole, torch.nan)
             # a product of other size rounds differently; a module that looks at other positions is far off
             _MAY_SKIP[module] = torch.allclose(skipped, whole, rtol=0, atol=0.02 * float(whole.std()))
@@ -357,9 +357,12 @@ class ModelDenoiser(EmbeddingDenoiser):
         name = "inputs_embeds" if inputs.get("input_ids") is None else "input_ids"
         first = inputs[name][:1]
         end = torch.full((1, 1), first.size(1) - 1, device=first.device)
+        mask = inputs["attention_mask"]
+        if mask is not None:  # some models take none but with a mask; of a span behind stored keys, what is its own
+            mask = mask[:1, ..., -first.size(1) :]
         devices = [] if first.device.type == "cpu" else [first.device]
         with torch.no_grad(), torch.random.fork_rng(devices):
-            yield {name: first, "attention_mask": None}, end
+            yield {name: first, "attention_mask": mask}, end
 
     def _embedding_weight(self) -> Tensor:
         if self.embedding is None:

@@ -56,17 +56,14 @@ def checkpoint() -> Path:
         return target
     if not is_gguf_available():
         raise refusal("needs the package gguf to read its file")
-    with _alone(target.with_suffix(".lock")):
-        if not target.exists():
-            partial = target.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
-            try:
-                write_checkpoint(source, partial)
-            except (ValueError, KeyError, IndexError, OSError) as error:
-                shutil.rmtree(partial, ignore_errors=True)
-                reason = " ".join(str(error).split())[:200]
-                raise refusal(f"cannot be made of {source.name} in {target.parent} ({reason})") from error
-            os.replace(partial, target)
+    try:
+        with _alone(target.with_suffix(".lock")):
+            if not target.exists():
+                _write_whole(source, target)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        place = f"{target.parent} (another directory: {CACHE_VARIABLE})"
+        raise refusal(f"{source.name} could not be dequantised into {place}: {reason}") from error
     return target
 
 
@@ -106,6 +103,17 @@ def packaged_file() -> tuple[Path, str]:
     return path, digest.hexdigest()
 
 
+def _write_whole(source: Path, target: Path) -> None:
+    """All of the directory or nothing."""
+    partial = target.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
+    try:
+        write_checkpoint(source, partial)
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def write_checkpoint(source: Path, directory: Path) -> None:
     """Dequantise a GGUF file of a Llama into a directory with config, safetensors and tokenizer."""
     where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
@@ -116,7 +124,6 @@ def write_checkpoint(source: Path, directory: Path) -> None:
     settings |= {
         "is_causal": False,
         "use_cache": False,
-        "bos_token_id": None,  # prompts begin without one
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         SETTLED: Nature(logit_shift=True).record(),

@@ -63,6 +63,33 @@ def test_prompt_and_clean_part_alone_are_block_causal(length, block):
     )
 
 
+@shapes
+def test_a_prompt_in_blocks_is_cut_backwards_from_where_the_canvas_begins(length, block):
+    """A token sees its own block and those before it, in the prompt as behind it; the first block may be shorter."""
+
+    def number(i):
+        return (i - 3) // block if i >= 3 else -1 - (2 - i) // block
+
+    found = block_causal(PADDED, length, block, prompt_in_blocks=True)
+    assert_is(found, extended(length), lambda q, k: number(k) <= number(q))
+    prompt_alone = block_causal(PADDED, 0, block, prompt_in_blocks=True)
+    assert torch.equal(found[:, :3, :3], prompt_alone), "the prompt does not depend on what follows"
+
+
+@shapes
+def test_noisy_blocks_behind_a_prompt_in_blocks(length, block):
+    """As behind one in one piece, but that the prompt itself is read in blocks."""
+    found, whole = (noisy_and_clean(PADDED, length, block, pieces) for pieces in (True, False))
+    assert torch.equal(found[:, 3:], whole[:, 3:])
+    assert torch.equal(found[:, :3, :3], block_causal(PADDED, 0, block, prompt_in_blocks=True))
+    assert not found[:, :3, 3:].any()
+
+
+def test_blocks_longer_than_the_prompt_leave_it_in_one_piece():
+    assert torch.equal(block_causal(PADDED, 6, 3, prompt_in_blocks=True), block_causal(PADDED, 6, 3))
+    assert not torch.equal(block_causal(PADDED, 6, 2, prompt_in_blocks=True), block_causal(PADDED, 6, 2))
+
+
 def test_a_single_block_needs_no_clean_part():
     assert torch.equal(noisy_and_clean(PADDED, 4, 4), block_causal(PADDED, 4, 4))
 
