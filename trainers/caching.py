@@ -18,8 +18,8 @@ from core.cached_denoiser import CachedDenoiser, KeyValues
 from core.denoiser import ModelDenoiser
 
 
-class CachedModelDenoiser(ModelDenoiser, CachedDenoiser):
-    """A transformers model as a denoiser that can be run on a span of positions, and that may be block-causal.
+class RuledModelDenoiser(ModelDenoiser):
+    """A transformers model as a denoiser that can be told who sees whom, and that may be block-causal.
 
     Args:
         model, mask_id, head, logit_shift, embedding, last_feed_forward: see `ModelDenoiser`.
@@ -57,23 +57,6 @@ class CachedModelDenoiser(ModelDenoiser, CachedDenoiser):
         self.attention, self.block_length, self.prompt_in_blocks = attention, block_length, prompt_in_blocks
         self.pairwise, self.counts_padding = pairwise, counts_padding
 
-    def logits_with(
-        self,
-        ids: Int[Tensor, "B Q"],
-        positions: Int[Tensor, "B Q"],
-        visible: Bool[Tensor, "B Q K"] | None,
-        memory: KeyValues | None,
-        columns: Int[Tensor, "B C"],
-    ) -> tuple[Float[Tensor, "R V"], KeyValues]:
-        if self.logit_shift:
-            raise ValueError("a model with shifted logits predicts the start of a span from outside of it: no cache")
-        if self.counts_padding:
-            raise ValueError("a model with absolute positions needs them without padding, which a cache counts")
-        span = _Span(memory)
-        inputs = {"input_ids": ids, "position_ids": positions, "past_key_values": span, "use_cache": True}
-        attention_mask = None if visible is None else self._rule(visible)
-        return self._logits({**inputs, "attention_mask": attention_mask}, columns), span.written()
-
     def _attention(
         self, attention_mask: Tensor | None, position_ids: Tensor | None = None
     ) -> dict[str, Tensor | None]:
@@ -91,6 +74,43 @@ class CachedModelDenoiser(ModelDenoiser, CachedDenoiser):
                 f"{', '.join(RULES)}"
             )
         return RULES[self.attention](visible.unsqueeze(1))
+
+
+class CachedModelDenoiser(RuledModelDenoiser, CachedDenoiser):
+    """One that can also be run on a span of positions, by the model's own cache protocol.
+
+    Args:
+        args, kwargs: see `RuledModelDenoiser`.
+        stores: the argument that makes the model write to the cache that it is given, one of `STORES`.
+    """
+
+    def __init__(self, *args: Any, stores: str = "use_cache", **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.stores = stores
+
+    def logits_with(
+        self,
+        ids: Int[Tensor, "B Q"],
+        positions: Int[Tensor, "B Q"],
+        visible: Bool[Tensor, "B Q K"] | None,
+        memory: KeyValues | None,
+        columns: Int[Tensor, "B C"],
+    ) -> tuple[Float[Tensor, "R V"], KeyValues]:
+        if self.logit_shift:
+            raise ValueError("a model with shifted logits predicts the start of a span from outside of it: no cache")
+        if self.counts_padding:
+            raise ValueError("a model with absolute positions needs them without padding, which a cache counts")
+        span = _Span(memory)
+        if visible is None and self.pairwise:  # it may take no other form
+            keys = ids.size(1) + (0 if memory is None else len(memory))
+            visible = torch.ones(*ids.shape, keys, dtype=torch.bool, device=ids.device)
+        inputs = {"input_ids": ids, "attention_mask": None if visible is None else self._rule(visible)}
+        inputs |= {"position_ids": positions, "past_key_values": span, "use_cache": True, self.stores: True}
+        return self._logits(inputs, columns), span.written()
+
+
+# ways to say that keys and values are to be stored: transformers', and SDAR's (2510.06303), which else reads only
+STORES = ("use_cache", "store_kv")
 
 
 def _boolean(visible: Bool[Tensor, "B 1 Q N"]) -> Bool[Tensor, "B 1 Q N"]:

@@ -5,12 +5,12 @@ options, and is then seen by running it (`trainers.probes`). The result is writt
 saved is loaded as it was trained.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from safetensors import SafetensorError
 from tokenizers.processors import TemplateProcessing
 from transformers import (
@@ -26,7 +26,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from trainers import smollm2
+from trainers import remote_code, smollm2
+from trainers.adapters import Adapter, read_adapter
 from trainers.caching import RULES
 from trainers.config import ConfigError, ModelArguments
 from trainers.families import AUTOREGRESSIVE, FAMILIES, MASKED_LM, SETTLED, Family, Nature, family_of, nature_of
@@ -36,6 +37,18 @@ from trainers.tiny import TINY, TINY_ASSETS, build_tiny, build_tokenizer
 
 # names that stand for something on this machine -> where it is
 EMBEDDED = {TINY: lambda: TINY_ASSETS, smollm2.SMOLLM2: smollm2.checkpoint}
+# what from_pretrained raises for files that are missing or damaged, and for code that does not run here
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+    SyntaxError,
+    SafetensorError,
+)
 
 
 def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_length: int | None = None) -> Policy:
@@ -51,31 +64,37 @@ def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_len
             needs, or the model is not what it is said to be.
     """
     name = arguments.model_name_or_path
+    adapter = None if arguments.from_scratch else read_adapter(arguments)
+    base = arguments if adapter is None else adapter.base_arguments(arguments)
     if arguments.from_scratch:
         if name != TINY:
             raise ConfigError(f"model.from_scratch=True: only for model.name_or_path='{TINY}', got {name!r}")
         tokenizer = build_tokenizer(corpus)
         model = build_tiny(tokenizer)
         family, nature = AUTOREGRESSIVE, nature_of(model.config, FAMILIES[AUTOREGRESSIVE])
+    elif adapter is None:
+        family, nature, tokenizer, model = _load_trained(arguments)
     else:
-        path = str(EMBEDDED[name]()) if name in EMBEDDED else name
-        config = _load(AutoConfig, path, arguments)
-        family, nature = _recognise(config, arguments)
-        tokenizer = _load(AutoTokenizer, path, arguments)
-        model = _load_model(path, config, arguments)
-        _name_mask_token(tokenizer, model, FAMILIES[family], arguments)
+        try:
+            family, nature, tokenizer, model = _load_trained(base, adapter)
+        except ConfigError as error:
+            raise ConfigError(
+                f"model.name_or_path={name!r}: the base model of this adapter, {adapter.base!r} (model.adapter_base "
+                f"sets another): {error}"
+            ) from error
     nature = _as_told(nature, model, arguments, block_length)
     _complete_tokenizer(tokenizer, name)
     if getattr(model, "generation_config", None) is None:  # TRL writes to it
         model.generation_config = GenerationConfig()
     setattr(model.config, SETTLED, nature.record())
     policy = Policy(
-        model,
+        model if adapter is None else adapter.applied_to(model, arguments),
         tokenizer,
         logit_shift=nature.logit_shift,
         block_length=nature.block_length,
         prompt_in_blocks=nature.prompt_in_blocks,
         family=family,
+        name="" if arguments.from_scratch else base.model_name_or_path,
     )
     return probed(policy, name) if arguments.probe else policy
 
@@ -83,12 +102,38 @@ def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_len
 # ---- loading -----------------------------------------------------------------------------------------------------
 
 
+def _load_trained(
+    arguments: ModelArguments, adapter: Adapter | None = None
+) -> tuple[str, Nature, PreTrainedTokenizerBase, PreTrainedModel]:
+    """Family, nature, tokenizer and model; of an adapter's base model, as its policy was settled."""
+    name = arguments.model_name_or_path
+    path = str(EMBEDDED[name]()) if name in EMBEDDED else name
+    config = _load(AutoConfig, path, arguments)
+    if adapter is not None:
+        adapter.settle(config)
+    family, nature = _recognise(config, arguments)
+    own = adapter.tokenizer if adapter is not None else None
+    tokenizer = _load(AutoTokenizer, path if own is None else str(own), arguments)
+    model = _load_model(path, config, arguments)
+    _name_mask_token(tokenizer, model, FAMILIES[family], arguments)
+    return family, nature, tokenizer, model
+
+
 def _load(auto: Any, path: str, arguments: ModelArguments, **kwargs: Any) -> Any:
     """A config, tokenizer or model from a directory or the hub, or one line that says why not."""
+    with _explained(arguments):
+        return auto.from_pretrained(path, trust_remote_code=arguments.trust_remote_code, **kwargs)
+
+
+@contextmanager
+def _explained(arguments: ModelArguments) -> Iterator[None]:
+    """What goes wrong while a checkpoint is loaded, as a ConfigError of one line."""
     name = arguments.model_name_or_path
     try:
-        return auto.from_pretrained(path, trust_remote_code=arguments.trust_remote_code, **kwargs)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, ImportError) as error:
+        if arguments.trust_remote_code:
+            remote_code.fill_gaps()
+        yield
+    except LOADING_ERRORS as error:
         reason = " ".join(str(error).split())[:300]
         if not arguments.trust_remote_code and "trust_remote_code" in str(error):
             raise ConfigError(
@@ -127,13 +172,19 @@ def _load_model(path: str, config: PretrainedConfig, arguments: ModelArguments) 
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
         options["device_map"] = {"": torch.cuda.current_device()}
-    return _load(_auto_class(config), path, arguments, **options)
+    auto = auto_class(config)
+    with _explained(arguments):
+        own_code = arguments.trust_remote_code and remote_code.adapt(path, config, auto)
+    model = _load(auto, path, arguments, **options)
+    if own_code:
+        remote_code.restore(model)
+    return model
 
 
-def _auto_class(config: PretrainedConfig) -> type:
+def auto_class(config: PretrainedConfig) -> type:
     """The class of transformers that finds the model: the one that its own code registers, else by architecture."""
     own = getattr(config, "auto_map", None) or {}
-    if config.architectures[0].endswith(MASKED_LM):
+    if (config.architectures or [""])[0].endswith(MASKED_LM):
         return AutoModelForMaskedLM
     return AutoModel if "AutoModel" in own and "AutoModelForCausalLM" not in own else AutoModelForCausalLM
 
@@ -148,7 +199,8 @@ def _as_told(nature: Nature, model: PreTrainedModel, arguments: ModelArguments, 
     if (arguments.attention or nature.attention) == "bidirectional":
         return replace(nature, attention="bidirectional", prompt_in_blocks=False, block_length=None)
     if block_length is None:
-        said = next((getattr(model.config, key, None) for key in ("block_length", "block_size")), nature.block_length)
+        named = (getattr(model.config, key, None) for key in ("block_length", "block_size"))
+        said = nature.block_length or next(filter(None, named), None)
         raise ConfigError(
             "model.attention='block_causal': needs generation.block_length, the tokens of a block"
             + (f"; this checkpoint's is {said}" if said else "")
@@ -246,16 +298,3 @@ def _complete_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     first = [(tokenizer.convert_ids_to_tokens(token), token) for token in whole[:before]]
     single = " ".join([*(text for text, _ in first), "$A"])
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=first)
-
-
-def lora_config(arguments: ModelArguments) -> LoraConfig | None:
-    """The adapter to train, or None for full fine-tuning."""
-    if not arguments.use_peft:
-        return None
-    return LoraConfig(
-        r=arguments.lora_r,
-        lora_alpha=arguments.lora_alpha,
-        lora_dropout=arguments.lora_dropout,
-        target_modules=arguments.lora_target_modules or "all-linear",
-        task_type="CAUSAL_LM",
-    )

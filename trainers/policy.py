@@ -1,13 +1,14 @@
 """A policy: a model with all that is needed to denoise with it."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.denoiser import ModelDenoiser
 from core.unpadded import UnpaddedDenoiser
-from trainers.caching import CachedModelDenoiser
+from trainers.caching import CachedModelDenoiser, RuledModelDenoiser
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class Calling:
         attention: the form in which it takes who sees whom, a name of `trainers.caching.RULES`; None: its kernel's.
         counts_padding: it must be given positions, or it numbers them from the padding on.
         head: its vocabulary head may be run on chosen positions alone.
+        stores: what makes it store keys and values, a name of `trainers.caching.STORES`; None: nothing does.
     """
 
     padding: str = "mask"
     attention: str | None = None
     counts_padding: bool = False
     head: bool = True
+    stores: str | None = "use_cache"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Policy:
         prompt_in_blocks: whether a block-causal model reads its prompt in blocks.
         calling: how the model is called.
         family: a name of `trainers.families.FAMILIES`.
+        name: what it was loaded from, good on any machine; of an adapter, its base model. Empty: not known.
     """
 
     model: PreTrainedModel
@@ -48,6 +52,7 @@ class Policy:
     prompt_in_blocks: bool = False
     calling: Calling = Calling()
     family: str = "autoregressive"
+    name: str = ""
 
     @property
     def mask_id(self) -> int:
@@ -70,7 +75,9 @@ class Policy:
         ``compiled``: its layers are run by torch.compile, and no part of them can be exchanged.
         """
         model = self.model if model is None else model
-        denoiser = CachedModelDenoiser(
+        stores = self.calling.stores
+        build = RuledModelDenoiser if stores is None else partial(CachedModelDenoiser, stores=stores)
+        denoiser = build(
             model,
             self.mask_id,
             head=vocabulary_head(model) if self.calling.head else None,

@@ -6,8 +6,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, dynamic_module_utils
 from watching import Watching
+from zoo import standins
 
 from trainers.config import DiffusionSFTConfig, ImprovedDiffuGRPOConfig
 from trainers.console import quiet_libraries
@@ -81,6 +82,21 @@ def make_policy(tokenizer):
 
 
 @pytest.fixture(scope="session")
+def stand_in(tokenizer, tmp_path_factory):
+    """name -> (directory, the model as it was written), of `zoo.standins`; their code is copied to a place of ours."""
+    known = {}
+
+    def built(name):
+        if name not in known:
+            known[name] = standins.build(name, tokenizer, tmp_path_factory.mktemp(name))
+        return known[name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield built
+
+
+@pytest.fixture(scope="session")
 def model_dir(tokenizer, tmp_path_factory):
     """The micro model on disk, as model.name_or_path wants it."""
     path = tmp_path_factory.mktemp("micro")
@@ -140,7 +156,7 @@ def make_watching(make_grpo):
 
 @pytest.fixture
 def make_sft(make_policy, tmp_path, splits):
-    def build(*, policy=None, train=None, **overrides):
+    def build(*, policy=None, train=None, peft_config=None, **overrides):
         base = {
             "output_dir": str(tmp_path / "sft"),
             "max_timesteps": STEPS,
@@ -159,6 +175,7 @@ def make_sft(make_policy, tmp_path, splits):
         }
         args = DiffusionSFTConfig(**(base | overrides))
         train = splits["train"] if train is None else train
-        return DiffusionSFTTrainer(policy or make_policy(), args, train, splits["validation"])
+        policy = policy or make_policy()
+        return DiffusionSFTTrainer(policy, args, train, splits["validation"], peft_config=peft_config)
 
     return build
