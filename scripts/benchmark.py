@@ -38,7 +38,7 @@ from trainers.benchmarking.shapes import SHAPES, random_policy, saved_policy
 from trainers.benchmarking.steps import TRAINED, measure_step
 from trainers.benchmarking.tables import Row, console_table, machine, write
 from trainers.console import OptionParser, main_or_one_line
-from trainers.experiment import environment
+from trainers.environment import environment
 from trainers.measurements import at_least
 from trainers.options import ConfigError
 from trainers.policy import Policy

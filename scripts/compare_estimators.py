@@ -24,7 +24,7 @@ from trainers.comparison import Comparison, compare_gradients, reinforce_row, va
 from trainers.comparison_report import NOTES, tables, write
 from trainers.console import OptionParser, main_or_one_line
 from trainers.enumerable import LONGEST, MASK, AnswerDenoiser, build_model, choose_problems, fit
-from trainers.experiment import environment
+from trainers.environment import environment
 from trainers.measurements import at_least
 from trainers.options import ConfigError
 

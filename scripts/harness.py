@@ -17,8 +17,9 @@ from rich.console import Console
 from trainers.config import ConfigError
 from trainers.config_parser import parse
 from trainers.console import OptionParser, main_or_one_line
+from trainers.environment import environment
 from trainers.evaluating.identity import settings, weights_hash
-from trainers.experiment import environment, load_experiment_policy
+from trainers.experiment import load_experiment_policy
 from trainers.measurements import at_least
 from trainers.report import replace_file
 

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from trainers.config_parser import parse
 from trainers.console import OptionParser, main_or_one_line
-from trainers.experiment import environment, load_experiment_policy, load_task
+from trainers.environment import environment
+from trainers.experiment import load_experiment_policy, load_task
 from trainers.measurements import FULL, Bench, Measurement, at_least, steps_option
 
 TABLES = ("exposure", "steps", "solvers")

@@ -4,8 +4,9 @@
     ...
 
 Reads top to bottom: config, task, policy, held-out accuracy before, training, accuracy after, report. Writes to
-`training.output_dir`: checkpoint-*/ (resume with `--resume_from_checkpoint true`), model/ (the final weights),
-report.md with PNG curves, results.json, and TensorBoard events.
+`training.output_dir`: checkpoint-*/ (resume with `--resume_from_checkpoint true`), model/ (the final weights or
+adapter, with a model card; scripts/export.py makes plain weights of it), report.md with PNG curves, results.json, and
+TensorBoard events.
 """
 
 import shlex
@@ -22,8 +23,9 @@ from trainers.checkpoints import checkpoint_to_resume
 from trainers.config import ConfigError
 from trainers.config_parser import parse
 from trainers.console import close_progress, main_or_one_line, use_line_progress
+from trainers.environment import environment
 from trainers.evaluation import Evaluation, summarise
-from trainers.experiment import build_evaluator, build_trainer, environment, load_experiment_policy, load_task
+from trainers.experiment import build_evaluator, build_trainer, load_experiment_policy, load_task
 from trainers.report import metrics_table, write_report
 from trainers.rewards import RewardError
 
@@ -44,6 +46,8 @@ def main(argv: list[str]) -> None:
     use_line_progress(trainer)
     output = Path(args.output_dir)
     console = Console(quiet=not trainer.accelerator.is_main_process)
+    if splits["train"].info.description:
+        console.print(f"train: {splits['train'].info.description}", style="dim", soft_wrap=True)
     if trainer.accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
         (output / "config.yaml").write_text(yaml.safe_dump(config.describe(), sort_keys=False))
@@ -75,6 +79,8 @@ def main(argv: list[str]) -> None:
     after = evaluator.both(policy)
     console.print(held_out_line("after", after), soft_wrap=True)
     console.print(metrics_table(trainer.state.log_history))
+    tables = held_out_tables(before, after)
+    trainer.describe_saved(output / "model", held_out=tables)
     report = write_report(
         output,
         title=f"{config.trainer} on {config.task.task_name}, {args.alpha_schedule} schedule, seed {args.seed}",
@@ -82,7 +88,7 @@ def main(argv: list[str]) -> None:
         settings=config.describe(),
         environment=environment(),
         log_history=trainer.state.log_history,
-        held_out=held_out_tables(before, after),
+        held_out=tables,
         samples=sample_rows(splits["test"], before, after),
         seconds={"total": time.perf_counter() - started},
         notes=[f"{len(splits['test'])} held-out problems, {len(set(splits['test']['cluster']))} independent clusters"],

@@ -44,7 +44,13 @@ def check_checkpoint(directory: Path) -> None:
     if not weights:
         raise ConfigError(f"checkpoint {directory}: no weights, expected one of {', '.join(WEIGHTS)}")
     random_states = list(directory.glob("rng_state*.pth")) or [directory / "rng_state.pth"]
-    paths = [*weights, *directory.glob("*.pt"), *random_states, *(directory / name for name in STATE)]
+    paths = [
+        *weights,
+        *directory.glob(f"*/{WEIGHTS[-1]}"),
+        *directory.glob("*.pt"),
+        *random_states,
+        *(directory / name for name in STATE),
+    ]
     for path in paths:
         try:
             _read(path)

@@ -397,6 +397,12 @@ class TaskArguments:
         "Further training files beside the task's own, GSM8K jsonl or SVAMP.json; what is held out, and the test "
         "part of SVAMP, is left out.",
     )
+    sometimes_solved: str | None = option(
+        "task",
+        None,
+        "Record of scripts/evaluate.py --split train --repeats N: train only on its problems of which some samples "
+        "were right and some wrong (strictly), as a group whose rewards are all equal teaches nothing.",
+    )
     rewards: list[str] = option("task", ["correctness", "format"], "Names of the task's reward functions, summed.")
 
     def __post_init__(self):

@@ -4,8 +4,9 @@
 from dataclasses import dataclass
 
 import torch
+from transformers.utils import is_bitsandbytes_available
 
-from trainers.options import check_known, only_with, option, require
+from trainers.options import check_known, only_with, option, refusal, require
 
 ATTENTIONS = ("bidirectional", "block_causal")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
@@ -56,19 +57,34 @@ class ModelArguments:
         "model", False, "Quantise the frozen weights to 4 bits (QLoRA, 2305.14314); with use_peft, on CUDA only."
     )
     use_peft: bool = option("model", False, "Train a LoRA adapter (2106.09685) instead of all weights.")
-    lora_r: int = option("model", 16, "LoRA rank.")
-    lora_alpha: int = option("model", 32, "LoRA scale: the update is multiplied by lora_alpha / lora_r.")
-    lora_dropout: float = option("model", 0.0, "LoRA dropout probability; 0 keeps the policy ratio free of noise.")
+    adapter_base: str | None = option(
+        "model", None, "The base model of the adapter that name_or_path names, where it is not what the adapter says."
+    )
+    # unset: as given, and of an adapter that is trained on its own; see trainers/adapters.py
+    lora_r: int | None = option("model", None, "LoRA rank; unset: 16.")
+    lora_alpha: int | None = option(
+        "model", None, "LoRA scale: the update is multiplied by lora_alpha / lora_r; unset: 32."
+    )
+    lora_dropout: float | None = option(
+        "model", None, "LoRA dropout probability; unset: 0, which keeps the policy ratio free of noise."
+    )
     lora_target_modules: list[str] | None = option(
         "model", None, "Modules that get adapters; unset: all linear layers but the head."
     )
 
     def __post_init__(self):
         check_known(self)
-        require(self, "lora_r", self.lora_r >= 1, "at least 1")
-        require(self, "lora_alpha", self.lora_alpha >= 1, "at least 1")
-        require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "a probability in [0, 1)")
+        for name in ("lora_r", "lora_alpha"):
+            value = getattr(self, name)
+            require(self, name, value is None or value >= 1, "at least 1")
+        dropout = self.lora_dropout is None or 0 <= self.lora_dropout < 1
+        require(self, "lora_dropout", dropout, "a probability in [0, 1)")
+        trained = not (self.use_peft and self.from_scratch)
+        require(self, "use_peft", trained, "false with model.from_scratch: nobody keeps what is beneath the adapter")
         require(self, "mask_token", self.mask_token != "", "the text of a token")
         only_with(self, ["load_in_4bit"], self.use_peft, "model.use_peft=true: 4-bit weights cannot be trained")
         cuda = torch.cuda.is_available() or not self.load_in_4bit
         require(self, "load_in_4bit", cuda, "false: bitsandbytes needs CUDA, which this machine does not have")
+        if self.load_in_4bit and not is_bitsandbytes_available():
+            needs = "needs the package bitsandbytes: pip install 'trajectory-nelbo[quantized]'"
+            raise refusal(self, "load_in_4bit", needs)

@@ -1,12 +1,8 @@
 """What every script does first: from a parsed config to splits, a policy, a trainer and an evaluator."""
 
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-import torch
 from datasets import Dataset
 
 from core.masking_strategy import sync_masking_with_nelbo
@@ -14,6 +10,7 @@ from trainers.adapters import lora_config
 from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, TaskArguments, check_block_causal
 from trainers.config_parser import ExperimentConfig
 from trainers.evaluating.identity import data_hash
+from trainers.evaluating.solved import sometimes_solved
 from trainers.evaluation import Evaluator
 from trainers.grpo import ImprovedDiffuGRPOTrainer
 from trainers.models import load_policy
@@ -22,8 +19,6 @@ from trainers.policy import Policy
 from trainers.provenance import Provenance
 from trainers.sft import DiffusionSFTTrainer
 from trainers.tasks import TASKS
-
-VERSIONS = ("torch", "trl", "transformers", "accelerate", "datasets", "peft")
 
 
 def load_task(arguments: TaskArguments) -> tuple[ModuleType, dict[str, Dataset]]:
@@ -53,6 +48,8 @@ def load_task(arguments: TaskArguments) -> tuple[ModuleType, dict[str, Dataset]]
         )
     except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from error
+    if arguments.sometimes_solved is not None:
+        splits["train"] = sometimes_solved(splits["train"], Path(arguments.sometimes_solved))
     return task, splits
 
 
@@ -106,13 +103,3 @@ def build_evaluator(config: ExperimentConfig, task: ModuleType, problems: Datase
     schedule = sync_masking_with_nelbo(masking, loss)
     batch_size = args.rollout_batch_size or Evaluator.batch_size
     return Evaluator(args, schedule, masking, task, problems, args.seed, batch_size)
-
-
-def environment() -> dict[str, Any]:
-    """Machine and versions, for reports."""
-    return {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in VERSIONS},
-    }

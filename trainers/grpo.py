@@ -12,7 +12,7 @@ import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -27,6 +27,8 @@ from core.likelihood import Draws, LikelihoodEstimate, both_signs, by_sign
 from core.noise import draw_keys
 from core.scheduled_sampling import RollOut
 from core.trajectory import Trajectory
+from trainers.activations import checkpoint_activations
+from trainers.adapters import match_reference
 from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, check_supported
 from trainers.diagnostics import DiagnosticsCallback
 from trainers.exposure import log_follows, rollout_metrics
@@ -38,6 +40,7 @@ from trainers.policy import Policy
 from trainers.randomness import generator_at
 from trainers.rewards import checked
 from trainers.rollouts import compiled_body, roll_out
+from trainers.saving import SelfContained
 
 DRAWS = "draws/"  # prefix of the drawn states in the inputs dictionary
 CANVAS = "canvas_ids"  # the whole canvas behind completion_ids, (B, L)
@@ -56,7 +59,7 @@ def pad_columns(mask: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(mask, (0, length - mask.size(1)))
 
 
-class ImprovedDiffuGRPOTrainer(MeasuredGRPOTrainer):
+class ImprovedDiffuGRPOTrainer(SelfContained, MeasuredGRPOTrainer):
     """`trl.GRPOTrainer` for a masked diffusion model.
 
     Overridden seams of trl 1.16 and why: `_generate_single_turn` (rollouts by `DiffusionGenerator`),
@@ -72,9 +75,7 @@ class ImprovedDiffuGRPOTrainer(MeasuredGRPOTrainer):
         kwargs: further arguments of `trl.GRPOTrainer` (callbacks, peft_config, optimizers).
     """
 
-    _name = "Trajectory-NELBO GRPO"
-    _tag_names = ("trl", "grpo", "masked-diffusion", "trajectory-nelbo")
-    _paper: ClassVar[dict[str, str]] = {}  # no citation in the model card: GRPO's would be wrong
+    trainer_name = "grpo"
 
     def __init__(
         self,
@@ -107,8 +108,10 @@ class ImprovedDiffuGRPOTrainer(MeasuredGRPOTrainer):
             disable_dropout(policy.model)
         # TRL reloads the reference from disk by name, which is not the model in hand once it was changed in memory.
         # And it patches the model's forward, after which a copy would run the original's weights. So: copy first.
-        full_reference = args.beta != 0.0 and kwargs.get("peft_config") is None
+        adapted = kwargs.get("peft_config") is not None or isinstance(policy.model, PeftModel)
+        full_reference = args.beta != 0.0 and not adapted
         reference = copy.deepcopy(policy.model) if full_reference else None
+        checkpoint_activations(policy, args)
         beta, sync_reference = args.beta, args.sync_ref_model
         if reference is not None:
             args.beta, args.sync_ref_model = 0.0, False
@@ -121,6 +124,7 @@ class ImprovedDiffuGRPOTrainer(MeasuredGRPOTrainer):
             processing_class=policy.tokenizer,
             **kwargs,
         )
+        match_reference(self.model)
         self.add_callback(DiagnosticsCallback())
         if reference is not None:
             args.beta, args.sync_ref_model = beta, sync_reference

@@ -40,8 +40,9 @@ from trainers.budgets import (
 )
 from trainers.config import ConfigError
 from trainers.config_parser import ExperimentConfig, load_yaml, parse
+from trainers.environment import environment
 from trainers.evaluation import GREEDY, SAMPLED, Evaluation
-from trainers.experiment import build_evaluator, build_trainer, environment, load_experiment_policy, load_task
+from trainers.experiment import build_evaluator, build_trainer, load_experiment_policy, load_task
 from trainers.grpo import ImprovedDiffuGRPOTrainer
 from trainers.report import replace_file
 from trainers.statistics import numbered

@@ -10,12 +10,14 @@ from trl import SFTTrainer
 
 from core.masking_strategy import sync_masking_with_nelbo
 from core.nelbo import TrajectoryNELBOLoss
+from trainers.activations import checkpoint_activations
 from trainers.config import ConfigError, DiffusionSFTConfig, check_supported
 from trainers.exposure import SCHEDULED, log_follows
 from trainers.memory_budget import settle_memory
 from trainers.objectives import OBJECTIVES, MicroStep
 from trainers.objects import build_loss, build_masking
 from trainers.policy import Policy
+from trainers.saving import SelfContained
 
 IGNORED = -100  # label that TRL puts on prompt tokens
 
@@ -43,7 +45,7 @@ class CanvasCollator:
         }
 
 
-class DiffusionSFTTrainer(SFTTrainer):
+class DiffusionSFTTrainer(SelfContained, SFTTrainer):
     """`trl.SFTTrainer` with a diffusion loss.
 
     Keeps TRL's data preparation, PEFT and bookkeeping; overrides the collator (fixed EOS-filled canvas),
@@ -55,6 +57,7 @@ class DiffusionSFTTrainer(SFTTrainer):
         train_dataset, eval_dataset: rows with ``prompt`` and ``completion``.
     """
 
+    trainer_name = "sft"
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -66,6 +69,7 @@ class DiffusionSFTTrainer(SFTTrainer):
         **kwargs: Any,
     ):
         check_supported(args)
+        checkpoint_activations(policy, args)
         tokenizer = policy.tokenizer
         args.max_length = None  # the canvas is the limit, checked below
         args.remove_unused_columns = False

@@ -10,8 +10,9 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from core.denoiser import ModelDenoiser
+from trainers.adapters import lora_config
 from trainers.config import ConfigError, ModelArguments
-from trainers.models import load_policy, lora_config
+from trainers.models import load_policy
 from trainers.policy import vocabulary_head
 from trainers.tiny import TINY_ASSETS, build_tiny
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from core.likelihood import Draws
 from core.nelbo import TrajectoryNELBOLoss
+from trainers.adapters import lora_config
 from trainers.benchmarking.counters import watch
 from trainers.benchmarking.losses import Text, draw_share
 from trainers.benchmarking.memory import peak_memory
 from trainers.benchmarking.roofline import Costs, PeakMeter, seconds
 from trainers.benchmarking.tables import Spread, mebibytes, share
 from trainers.config import ModelArguments
-from trainers.models import lora_config
 from trainers.policy import Policy
 
 FULL, LORA = "full", "lora"

@@ -35,12 +35,12 @@ from typing import Any
 
 from rich.table import Table
 
+from trainers.environment import environment
 from trainers.evaluating.identity import settings
 from trainers.evaluating.journal import Place
 from trainers.evaluating.sweeps import Row
 from trainers.evaluating.work import Answers, Work
 from trainers.evaluation import PARSERS, SAMPLED, Answer
-from trainers.experiment import environment
 from trainers.options import ConfigError
 from trainers.report import replace_file
 from trainers.statistics import Interval, clustered_mean, independent, numbered, pass_at

@@ -1,0 +1,72 @@
+"""A trained model as plain transformers loads it: one directory of safetensors, tokenizer, config and model card.
+
+    python scripts/export.py runs/.../model --output exported [--dtype bfloat16]
+    python scripts/export.py CONFIG --model.name_or_path runs/.../checkpoint-100 --output exported
+
+The first form takes what the directory says of itself, the second what the config says. An adapter is merged into its
+base model in the dtype that it is loaded in, and rounded afterwards. A model that brings code along keeps it.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from trainers.adapters import SHAPE
+from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, ModelArguments
+from trainers.config_parser import parse
+from trainers.console import OptionParser, main_or_one_line
+from trainers.families import SETTLED
+from trainers.model_card import write_card
+from trainers.models import load_policy
+from trainers.provenance import Provenance, read_provenance
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CONFIGS = (".yaml", ".yml", ".json")
+
+
+def main(argv: list[str]) -> None:
+    own = OptionParser()
+    own.add_argument("source", help="a config, or a model's name or directory")
+    own.add_argument("--output", type=Path, required=True, help="a directory that is not there yet")
+    own.add_argument("--dtype", choices=DTYPES, default=None, help="of the written weights; unset: as loaded")
+    options, rest = own.parse_known_args(argv)
+    if options.output.exists():
+        raise ConfigError(f"--output {options.output}: it is there already")
+
+    # what is exported is neither an adapter nor quantised, whatever it was trained as
+    plain = dict.fromkeys(SHAPE) | {"use_peft": False, "load_in_4bit": False}
+    if options.source.endswith(CONFIGS):
+        config = parse([options.source, *rest])
+        model, args = config.model, config.training
+        block_length = args.block_length
+    else:
+        own.add_argument("--trust_remote_code", action="store_true")
+        trust = own.parse_args(argv).trust_remote_code
+        model = ModelArguments(model_name_or_path=options.source, trust_remote_code=trust)
+        args, block_length = None, settled_block_length(Path(options.source))
+    policy = load_policy(replace(model, **plain), block_length=block_length)
+    if options.dtype:
+        policy.model.to(DTYPES[options.dtype])
+
+    policy.model.save_pretrained(options.output)
+    policy.tokenizer.save_pretrained(options.output)
+    known = read_provenance(Path(model.model_name_or_path))
+    if known is None:
+        known = Provenance.of(args or ImprovedDiffuGRPOConfig(output_dir=str(options.output)), policy.name)
+    write_card(options.output, policy, known)
+    Console().print(f"exported: {options.output}", soft_wrap=True)
+
+
+def settled_block_length(directory: Path) -> int | None:
+    """Of a block-causal model that was trained here, the tokens of a block."""
+    path = directory / "config.json"
+    if not path.is_file():
+        return None
+    return (json.loads(path.read_text(encoding="utf-8")).get(SETTLED) or {}).get("block_length")
+
+
+if __name__ == "__main__":
+    main_or_one_line(main)
