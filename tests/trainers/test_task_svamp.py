@@ -112,15 +112,22 @@ def test_splits_have_their_sizes_and_share_no_cluster(tmp_path):
     assert splits["test"][0]["prompt"].endswith("?\nAnswer:")
 
 
-def test_the_split_is_the_same_for_every_seed_and_smaller_sizes_hold_out_less(tmp_path):
+def test_the_split_is_the_same_for_every_seed(tmp_path):
     file = write(tmp_path / "SVAMP.json")
     sizes = {"test_size": 20, "validation_size": 10}
     one, other = load(data_files=[file], **sizes), load(data_files=[file], seed=5, **sizes)
     assert all(one[split].to_list() == other[split].to_list() for split in SPLITS)
-    fewer = load(data_files=[file], test_size=3, validation_size=2)
-    held_out = scenes_of(one["test"]) | scenes_of(one["validation"])
-    assert scenes_of(fewer["test"]) | scenes_of(fewer["validation"]) <= held_out
-    assert fewer["test"].to_list() == one["test"].to_list()[:3]
+
+
+def test_fewer_held_out_problems_leave_what_is_trained_on_as_it_is(tmp_path):
+    file = write(tmp_path / "SVAMP.json")
+    whole, fewer = load(data_files=[file]), load(data_files=[file], test_size=3, validation_size=2)
+    assert fewer["train"].to_list() == whole["train"].to_list()
+    assert fewer["test"].to_list() == whole["test"].to_list()[:3]
+    assert fewer["validation"].to_list() == whole["validation"].to_list()[:2]
+    more = TrainingData(extra_files=(write(tmp_path / "more.json", SCENES, range(30, 33)),))
+    trained = scenes_of(load(data_files=[file], test_size=3, validation_size=2, training_data=more)["train"])
+    assert not trained & (scenes_of(whole["test"]) | scenes_of(whole["validation"]))
 
 
 def test_a_test_file_keeps_its_clusters_out_of_training(tmp_path):
@@ -136,7 +143,7 @@ def test_a_problem_whose_equation_is_wrong_is_tested_but_never_trained_on(tmp_pa
     records = [record(scene, n) | (wrong if n % 2 else {}) for scene in SCENES for n in range(10, 20)]
     (tmp_path / "SVAMP.json").write_text(json.dumps(records))
     splits = load(data_files=[str(tmp_path / "SVAMP.json")], test_size=10, validation_size=10)
-    assert splits["train"].num_rows == 3 * 5 and "1" not in splits["train"]["answer"]
+    assert splits["train"].num_rows == 2 * 5 and "1" not in splits["train"]["answer"]
     wrong = [row for split in ("validation", "test") for row in splits[split] if row["answer"] == "1"]
     assert wrong and {row["completion"] for row in wrong} == {"#### 1"}
 

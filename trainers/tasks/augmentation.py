@@ -79,16 +79,14 @@ def build_splits(
 
     Args:
         problems: of the splits train, validation and test.
-        extra: further training problems. Those that repeat one, or whose question or cluster is held out, are not
-            taken.
+        extra: further training problems. Those that repeat one, or whose question is held out, are not taken.
         data: the options.
         seed: of the perturbation.
     """
     held_out = [*problems["validation"], *problems["test"]]
     train = [*problems["train"]]
-    clusters = {problem.cluster for problem in held_out}
     taken = {problem.key for problem in [*held_out, *train]}
-    train += _new([problem for problem in extra if problem.cluster not in clusters], taken)
+    train += _new(extra, taken)
     copies = [
         copy
         for problem in (train if data.perturbed_copies else ())

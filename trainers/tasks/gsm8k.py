@@ -276,7 +276,8 @@ def _read_extra(paths: tuple[str, ...]) -> list[WordProblem]:
     """Further training problems; of SVAMP those that the task svamp trains on, so that its test split stays unseen."""
     gsm8k, svamp = read_extra(paths)
     if svamp:
-        gsm8k += carve_clusters(clustered(svamp)[0], None, dict.fromkeys(("train", "validation", "test")))["train"]
+        splits, _ = carve_clusters(clustered(svamp)[0], None, dict.fromkeys(("train", "validation", "test")))
+        gsm8k += splits["train"]
     return gsm8k
 
 

@@ -47,8 +47,9 @@ def load_splits(
         data_files: [SVAMP.json], or [train, test] in its format.
         dataset_name: a hub dataset with SVAMP's columns, such as "ChilleD/SVAMP"; its splits are put together.
         train_size: a cap on the training problems.
-        validation_size: problems of validation. None: `SVAMP_VALIDATION_SIZE`, of a small file a tenth.
-        test_size: problems of test; of a test file a cap. None: `SVAMP_TEST_SIZE`, of a small file a third.
+        validation_size: problems of validation. None: `SVAMP_VALIDATION_SIZE`, of a small file a tenth. Fewer than that
+            are a cap: what is trained on stays the same.
+        test_size: the same of test. None: `SVAMP_TEST_SIZE`, of a small file a third; of a test file a cap.
         seed: of the perturbed copies; the split does not depend on it.
         min_operations, max_operations, max_number: bounds of a generator, which this task does not have.
         training_data: styles, copies and further files of the training split. Both styles have the same completion.
@@ -67,5 +68,6 @@ def load_splits(
         raise ValueError(f"task.data_files = None: task {NAME} has no generator; expected [SVAMP.json]")
     gsm8k, svamp = read_extra(training_data.extra_files)
     *sources, svamp = clustered(*sources, svamp)
-    problems = carve_clusters(sources[0], sources[1] if len(sources) == 2 else None, sizes)
-    return build_splits(problems, [*gsm8k, *(p for p in svamp if p.equations())], training_data, seed)
+    problems, held_out = carve_clusters(sources[0], sources[1] if len(sources) == 2 else None, sizes)
+    extra = [p for p in svamp if p.equations() and p.cluster not in held_out]
+    return build_splits(problems, [*gsm8k, *extra], training_data, seed)

@@ -170,17 +170,19 @@ def clustered(*sources: Iterable[WordProblem]) -> list[list[WordProblem]]:
 
 def carve_clusters(
     source: list[WordProblem], test: list[WordProblem] | None, sizes: dict[str, int | None]
-) -> dict[str, list[WordProblem]]:
-    """Split SVAMP problems so that no two splits share a cluster.
+) -> tuple[dict[str, list[WordProblem]], set[str]]:
+    """Split SVAMP problems so that no two splits share a cluster; also, which clusters are held out.
 
     Clusters are taken in an order that is fixed by their names, for test first, then for validation; what a size cuts
     off of the last cluster is left out. Training problems are the rest, without those whose equation does not give the
-    answer. Sizes up to the default ones thus hold out nothing that the default sizes would train on.
+    answer. At least the default sizes are held out, whatever fewer are asked for: a quick look at a few test problems
+    leaves the others as they were, to be tested later.
 
     Args:
         source: problems with clusters.
         test: a test source, used whole up to `sizes["test"]`; None: test is carved out as well.
-        sizes: problems a split; None: `SVAMP_TEST_SIZE` and `SVAMP_VALIDATION_SIZE`, or less of a small source.
+        sizes: problems a split; None: what is held out at least, `SVAMP_TEST_SIZE` and `SVAMP_VALIDATION_SIZE`, or
+            less of a small source.
 
     Raises:
         ValueError: nothing is left to train on.
@@ -192,23 +194,26 @@ def carve_clusters(
             members.setdefault(problem.cluster, []).append(problem)
     order = sorted(members, key=lambda name: hashlib.sha256(name.encode()).digest())
     total = sum(map(len, members.values()))
-    wanted = {
-        "test": (sizes["test"] or min(SVAMP_TEST_SIZE, total // 3)) if test is None else 0,
-        "validation": sizes["validation"] or min(SVAMP_VALIDATION_SIZE, max(1, total // 10)),
+    least = {
+        "test": min(SVAMP_TEST_SIZE, total // 3) if test is None else 0,
+        "validation": min(SVAMP_VALIDATION_SIZE, max(1, total // 10)),
     }
+    wanted = {split: (least[split] and sizes[split]) or least[split] for split in least}
     splits: dict[str, list[WordProblem]] = {}
     for split, size in wanted.items():
-        splits[split] = []
-        while order and len(splits[split]) < size:
-            splits[split] += members[order.pop(0)]
-        splits[split] = splits[split][:size]
+        held_out: list[WordProblem] = []
+        while order and len(held_out) < max(size, least[split]):
+            held_out += members[order.pop(0)]
+        splits[split] = held_out[:size]
     rest = [problem for name in order for problem in members[name] if problem.equations() is not None]
     if not rest:
         raise ValueError(
             f"task.test_size = {wanted['test']} and task.validation_size = {wanted['validation']} leave nothing to "
             f"train on: they take whole clusters of the {total} problems that are not variations of a test file's"
         )
-    return splits | {"train": rest[: sizes["train"]]} | ({} if test is None else {"test": test[: sizes["test"]]})
+    if test is not None:
+        splits["test"] = test[: sizes["test"]]
+    return splits | {"train": rest[: sizes["train"]]}, taken | (members.keys() - set(order))
 
 
 def is_svamp(path: str, option: str) -> bool:
