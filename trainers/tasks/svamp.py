@@ -47,8 +47,8 @@ def load_splits(
         data_files: [SVAMP.json], or [train, test] in its format.
         dataset_name: a hub dataset with SVAMP's columns, such as "ChilleD/SVAMP"; its splits are put together.
         train_size: a cap on the training problems.
-        validation_size: problems of validation. None: `SVAMP_VALIDATION_SIZE`, of a small file a tenth. Fewer than that
-            are a cap: what is trained on stays the same.
+        validation_size: problems of validation. None: `SVAMP_VALIDATION_SIZE`, of a small file a tenth. Fewer are a
+            cap: what is trained on stays the same.
         test_size: the same of test. None: `SVAMP_TEST_SIZE`, of a small file a third; of a test file a cap.
         seed: of the perturbed copies; the split does not depend on it.
         min_operations, max_operations, max_number: bounds of a generator, which this task does not have.
