@@ -81,9 +81,17 @@ def make_policy(tokenizer):
     return lambda seed=0, **kwargs: Policy(build_micro(tokenizer, seed, **kwargs), tokenizer)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_modules(tmp_path_factory):
+    """transformers copies code that a checkpoint brings along to one place a process, from its first use on: ours."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def stand_in(tokenizer, tmp_path_factory):
-    """name -> (directory, the model as it was written), of `zoo.standins`; their code is copied to a place of ours."""
+    """name -> (directory, the model as it was written), of `zoo.standins`."""
     known = {}
 
     def built(name):
@@ -91,9 +99,7 @@ def stand_in(tokenizer, tmp_path_factory):
             known[name] = standins.build(name, tokenizer, tmp_path_factory.mktemp(name))
         return known[name]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
-        yield built
+    return built
 
 
 @pytest.fixture(scope="session")
