@@ -81,7 +81,6 @@ def test_checkpointing_keeps_fewer_activations(make_policy, peaks):
 
 def test_arithmetic_is_that_of_the_forward_times_its_passes(policy, text):
     step = _Step(policy, text, draw_share(text, DRAWS, SHARE, seed=0), DRAWS)
-    step.loss.score(step.denoiser, text.prompt_ids, text.prompt_mask, text.ids, step.draws)  # the look at the model
     costs = Costs(policy.model.config, itemsize=4)
     positions, length = 3 * DRAWS * (PROMPT + CANVAS), PROMPT + CANVAS
     scored = int(step.draws.scored.sum())

@@ -169,6 +169,8 @@ class _Step:
         """Of a step that is worth so many forwards; adapters are left out, they are a thousandth of it."""
         model = self.policy.model
         inner = model.get_base_model() if isinstance(model, PeftModel) else model
-        with torch.no_grad(), watch(inner) as calls:
-            self._score()
+        with torch.no_grad():
+            self._score()  # the first time the denoiser also looks at the model, which is no part of a step
+            with watch(inner) as calls:
+                self._score()
         return passes * Costs(inner.config, itemsize=1).flop(calls)
