@@ -7,6 +7,7 @@ A checkpoint is recognised by the architecture that its config names, never by i
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -42,7 +43,7 @@ class Family:
     """Models that are read alike.
 
     Attributes:
-        architectures: names in ``config.architectures``; a name that begins with "For" stands for all that end so.
+        architectures: names in ``config.architectures``; one that begins with * stands for all that end so.
         nature: see `Nature`.
         mask_tokens: texts of its mask token, where neither tokenizer nor config names it.
         mask_id: the mask token's id, where its text is not known either.
@@ -57,10 +58,7 @@ class Family:
 
     def holds(self, architecture: str) -> bool:
         """Whether a config's architecture is one of these."""
-        return any(
-            architecture == name or (name.startswith("For") and architecture.endswith(name))
-            for name in self.architectures
-        )
+        return any(fnmatchcase(architecture, pattern) for pattern in self.architectures)
 
 
 def _checkpoint_llada(model: nn.Module) -> None:
@@ -91,8 +89,8 @@ FAMILIES: dict[str, Family] = {
         Nature(attention="block_causal", prompt_in_blocks=True),
         mask_tokens=("<|MASK|>",),
     ),
-    "masked_lm": Family((MASKED_LM,)),  # BERT, ModernBERT: trained on masks
-    AUTOREGRESSIVE: Family(("ForCausalLM", "LMHeadModel"), Nature(logit_shift=True)),
+    "masked_lm": Family((f"*{MASKED_LM}",)),  # BERT, ModernBERT: trained on masks
+    AUTOREGRESSIVE: Family(("*ForCausalLM", "*LMHeadModel"), Nature(logit_shift=True)),
 }
 
 

@@ -276,9 +276,11 @@ def _find_store(policy: Policy) -> Calling:
 
 def _check_text(policy: Policy, refuse: Callable[[str], NoReturn]) -> None:
     """Refuse a shift or a mask token under which text that the model knows is predicted worse than under another."""
+    longest = getattr(policy.model.config, "max_position_embeddings", None) or math.inf
     for sample in SAMPLES:
         encoded = list(_encode(policy, sample, refuse))
-        if sum(int(hidden.sum()) for _, hidden in encoded) < FEWEST:
+        fits = max(ids.size(1) for ids, _ in encoded) <= longest
+        if not fits or sum(int(hidden.sum()) for _, hidden in encoded) < FEWEST:
             continue
         claimed = _scores(policy, encoded, policy.mask_id)
         other = _scores(replace(policy, logit_shift=not policy.logit_shift), encoded, policy.mask_id)

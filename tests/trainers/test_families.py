@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import digit_reward
 from test_scripts import SMALL, fork
+from transformers import PretrainedConfig
 from zoo.standins import STAND_INS, load
 
 from core.alpha_schedule import sync_masking_with_nelbo
@@ -15,7 +16,7 @@ from core.attention import block_causal
 from core.noise import draw_keys
 from trainers.adapters import lora_config
 from trainers.config import ConfigError, ModelArguments
-from trainers.families import FAMILIES
+from trainers.families import FAMILIES, family_of
 from trainers.grpo import ImprovedDiffuGRPOTrainer
 from trainers.models import load_policy
 from trainers.objects import build_generator, build_loss, build_masking
@@ -53,6 +54,27 @@ def nature(policy):
 
 def test_every_family_has_a_stand_in():
     assert {kind.family for kind in STAND_INS.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family"),
+    [
+        ("LLaDAMoEModelLM", "llada_moe"),
+        ("SDARMoeForCausalLM", "sdar"),
+        ("Qwen3ForCausalLM", "autoregressive"),
+        ("GPT2LMHeadModel", "autoregressive"),
+        ("ModernBertForMaskedLM", "masked_lm"),
+        ("LlamaForSequenceClassification", None),
+        ("LlamaModel", None),
+    ],
+)
+def test_an_architecture_belongs_to_one_family_or_to_none(architecture, family):
+    config = PretrainedConfig(architectures=[architecture])
+    if family is None:
+        with pytest.raises(ValueError, match=f"{architecture}.*which no family has; known families: llada"):
+            family_of(config)
+    else:
+        assert family_of(config) == (family, FAMILIES[family])
 
 
 @every_stand_in

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 from watching import REUSED
 from zoo.standins import STAND_INS, load
 
@@ -240,6 +240,17 @@ def test_the_ratio_of_a_model_that_ignores_padding_is_1_before_its_update(stand_
     drift = [float((batch["current"] - batch["old"]).abs().max()) for batch in trainer.micro_batches]
     kl = [float((batch["current"] - batch["ref"]).abs().max()) for batch in trainer.micro_batches]
     assert max(*drift[:2], *kl[:2]) < 1e-5 and min(*drift[2:4], *kl[2:4]) > 1e-2
+
+
+def test_a_model_with_few_positions_is_not_shown_longer_texts(tokenizer, tmp_path):
+    """GPT-2: absolute positions, so that it must be told them where there is padding."""
+    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=24, **ends)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    policy = load_policy(ModelArguments(model_name_or_path=str(tmp_path)))
+    assert policy.family == "autoregressive" and policy.logit_shift
+    assert policy.calling.padding == "mask" and policy.calling.counts_padding
 
 
 def test_a_memory_budget_is_kept_without_padding_too(stand_in, make_grpo, capsys):
