@@ -4,7 +4,6 @@ Some model files take an attention mask and ignore it (LLaDA's, 2502.09992): a p
 padding were text. Rows of equal length need no mask.
 """
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -33,11 +32,12 @@ class UnpaddedDenoiser(EmbeddingDenoiser):
         rows: Bool[Tensor, "B N"],
         position_ids: Int[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "R V"]:
+        groups = _groups(attention_mask, ids)
         parts = [
             self.inner.logits(ids[group, cut:], None, rows[group, cut:], _part(position_ids, group, cut))
-            for group, cut in _groups(attention_mask, ids)
+            for group, cut in groups
         ]
-        return self._in_order(parts, attention_mask, rows)
+        return _joined(parts, _order(groups, rows))
 
     def token_logps(
         self,
@@ -48,15 +48,16 @@ class UnpaddedDenoiser(EmbeddingDenoiser):
         temperature: float,
         position_ids: Int[Tensor, "B N"] | None = None,
     ) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
-        wanted = torch.zeros_like(ids).masked_scatter(rows, targets)
+        wanted, groups = torch.zeros_like(ids).masked_scatter(rows, targets), _groups(attention_mask, ids)
         logps, entropies = [], []
-        for group, cut in _groups(attention_mask, ids):
+        for group, cut in groups:
             asked, places = rows[group, cut:], _part(position_ids, group, cut)
             own = wanted[group, cut:][asked]
             scored = self.inner.token_logps(ids[group, cut:], None, asked, own, temperature, places)
             logps.append(scored[0])
             entropies.append(scored[1])
-        return self._in_order(logps, attention_mask, rows), self._in_order(entropies, attention_mask, rows)
+        order = _order(groups, rows)
+        return _joined(logps, order), _joined(entropies, order)
 
     def embedding_table(self) -> Float[Tensor, "V d"]:
         return self.inner.embedding_table()
@@ -64,11 +65,12 @@ class UnpaddedDenoiser(EmbeddingDenoiser):
     def logits_from_embeddings(
         self, embeddings: Float[Tensor, "B N d"], attention_mask: Tensor | None, rows: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "R V"]:
+        groups = _groups(attention_mask, embeddings)
         parts = [
             self.inner.logits_from_embeddings(embeddings[group, cut:], None, rows[group, cut:])
-            for group, cut in _groups(attention_mask, embeddings)
+            for group, cut in groups
         ]
-        return self._in_order(parts, attention_mask, rows)
+        return _joined(parts, _order(groups, rows))
 
     def beneath_wrapper(self) -> "UnpaddedDenoiser":
         return UnpaddedDenoiser(self.inner.beneath_wrapper())
@@ -76,30 +78,34 @@ class UnpaddedDenoiser(EmbeddingDenoiser):
     def evaluating(self) -> AbstractContextManager[None]:
         return self.inner.evaluating()
 
-    @staticmethod
-    def _in_order(parts: list[Tensor], attention_mask: Tensor | None, rows: Bool[Tensor, "B N"]) -> Tensor:
-        """Results of the groups, in row-major order of ``rows``."""
-        if len(parts) == 1:
-            return parts[0]
-        number = torch.arange(int(rows.sum()), device=rows.device)
-        place = torch.zeros(rows.shape, dtype=torch.int64, device=rows.device).masked_scatter(rows, number)
-        order = torch.cat([place[group][rows[group]] for group, _ in _groups(attention_mask, rows)])
-        return torch.cat(parts)[order.argsort()]
+
+Groups = list[tuple[Int[Tensor, " _"], int]]  # the rows of each, of any number, and what is cut off
 
 
-def _groups(attention_mask: Tensor | None, batch: Tensor) -> Iterator[tuple[Int[Tensor, " n"], int]]:
+def _groups(attention_mask: Tensor | None, batch: Tensor) -> Groups:
     """Rows that begin with equally many padding tokens, and how many: one group a length."""
     if attention_mask is None:
-        yield torch.arange(batch.size(0), device=batch.device), 0
-        return
+        return [(torch.arange(batch.size(0), device=batch.device), 0)]
     if attention_mask.ndim != 2 or bool((attention_mask.bool().diff(dim=1) & ~attention_mask[:, 1:].bool()).any()):
         raise ValueError(
             "a model that ignores attention masks takes padding on the left alone: expected attention_mask (B, N) of "
             f"zeros, then ones, got one of shape {tuple(attention_mask.shape)}"
         )
     padding = (attention_mask == 0).sum(dim=1)
-    for cut in padding.unique().tolist():
-        yield (padding == cut).nonzero().flatten(), cut
+    return [((padding == cut).nonzero().flatten(), cut) for cut in padding.unique().tolist()]
+
+
+def _order(groups: Groups, rows: Bool[Tensor, "B N"]) -> Int[Tensor, " R"] | None:
+    """What puts the results of the groups, one behind another, into row-major order of ``rows``; None: they are."""
+    if len(groups) == 1:
+        return None
+    number = torch.arange(int(rows.sum()), device=rows.device)
+    place = torch.zeros(rows.shape, dtype=torch.int64, device=rows.device).masked_scatter(rows, number)
+    return torch.cat([place[group][rows[group]] for group, _ in groups]).argsort()
+
+
+def _joined(parts: list[Tensor], order: Int[Tensor, " R"] | None) -> Tensor:
+    return parts[0] if order is None else torch.cat(parts)[order]
 
 
 def _part(position_ids: Tensor | None, group: Tensor, cut: int) -> Tensor | None:

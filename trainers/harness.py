@@ -16,8 +16,8 @@ from core.masking_strategy import DiffusionMaskingStrategy, sync_masking_with_ne
 from core.nelbo import TrajectoryNELBOLoss
 from trainers.config import ConfigError, DiffusionArguments
 from trainers.measurements import build_synced
-from trainers.models import Policy
 from trainers.objects import build_generator, schedule_arguments
+from trainers.policy import Policy
 from trainers.randomness import generator_at
 from trainers.rollouts import compiled_body, roll_out
 

@@ -148,6 +148,13 @@ def _same(policy: Policy, one: Tensor, other: Tensor) -> bool:
     return _moved(one, other) <= little * float(one.std())
 
 
+def _one_block(policy: Policy, ids: Tensor) -> Tensor | None:
+    """What a block-causal model sees of a prompt and one block, (1, N, N); None for a bidirectional one."""
+    if policy.block_length is None:
+        return None
+    return block_causal(torch.ones_like(ids[:, :-BLOCK]), BLOCK, BLOCK, policy.prompt_in_blocks)
+
+
 # ---- padding -----------------------------------------------------------------------------------------------------
 
 
@@ -233,9 +240,7 @@ def _find_rule(policy: Policy, refuse: Callable[[str], NoReturn]) -> Calling:
 def _head_is_last(policy: Policy) -> bool:
     """Whether the head may be handed chosen positions only: what it gives is what the model returns."""
     ids = _sequence(policy, LENGTH)
-    mask = None
-    if policy.block_length is not None:
-        mask = block_causal(torch.ones_like(ids[:, :-BLOCK]), BLOCK, BLOCK, policy.prompt_in_blocks)
+    mask = _one_block(policy, ids)
     whole = _logits(replace(policy, calling=replace(policy.calling, head=False)).denoiser(), ids, mask)
     try:
         return _same(policy, whole, _logits(policy.denoiser(), ids, mask))
@@ -253,9 +258,7 @@ def _find_store(policy: Policy) -> Calling:
         return own  # never run on a span: the denoiser says why
     ids = _sequence(policy, LENGTH)
     places, columns = (torch.arange(n, device=ids.device).unsqueeze(0) for n in (LENGTH, BLOCK))
-    rule = None
-    if policy.block_length is not None:
-        rule = block_causal(torch.ones_like(ids[:, :-BLOCK]), BLOCK, BLOCK, policy.prompt_in_blocks)
+    rule = _one_block(policy, ids)
     for stores, padding in product(STORES, dict.fromkeys((own.padding, "pairwise"))):
         calling = replace(own, stores=stores, padding=padding)
         denoiser = replace(policy, calling=calling).denoiser()
