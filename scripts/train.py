@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
     trainer.describe_saved(output / "model", held_out=tables)
     report = write_report(
         output,
-        title=f"{config.trainer} on {config.task.task_name}, {args.alpha_schedule} schedule, seed {args.seed}",
+        title=f"{config.trainer} on {config.task.label}, {args.alpha_schedule} schedule, seed {args.seed}",
         command=shlex.join(["python", *sys.argv]),
         settings=config.describe(),
         environment=environment(),

@@ -11,9 +11,12 @@ file. The known names of schedules, samplers etc. are read from the dicts of `co
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
+from transformers import TrainingArguments
 from trl import GRPOConfig, SFTConfig
 
 from core.alpha_schedule import SCHEDULES
@@ -26,9 +29,9 @@ from trainers.config_likelihood import LikelihoodArguments
 from trainers.config_model import ModelArguments as ModelArguments
 from trainers.config_rollout import RolloutArguments
 from trainers.config_sampling import ScheduledSamplingArguments
+from trainers.config_task import TaskArguments as TaskArguments
 from trainers.options import ConfigError as ConfigError  # refusals are known by this module's name
 from trainers.options import check_known, only_with, option, refusal, require
-from trainers.tasks.augmentation import TrainingData
 
 # section -> what it holds; the order is the order of --help
 SECTIONS = {
@@ -38,6 +41,7 @@ SECTIONS = {
     "scheduled_sampling": "training on states that the model reached by itself, against exposure bias",
     "model": "the denoiser and its LoRA adapter",
     "task": "dataset, sizes and rewards",
+    "preferences": "the pairs that trainer dpo learns from",
     "training": "every other option of the trainer (TRL and transformers)",
 }
 
@@ -91,7 +95,11 @@ def check_supported(args: GRPOConfig | SFTConfig) -> None:
     Raises:
         ConfigError: An option of `UNSUPPORTED` (GRPO) or `UNSUPPORTED_SFT` is set away from its default.
     """
-    unsupported = UNSUPPORTED_SFT if isinstance(args, SFTConfig) else UNSUPPORTED
+    refuse(args, UNSUPPORTED_SFT if isinstance(args, SFTConfig) else UNSUPPORTED)
+
+
+def refuse(args: Any, unsupported: Mapping[str, str]) -> None:
+    """Raise ConfigError for an option, name -> reason, that is set away from its default."""
     for declared in fields(args):
         # None beside the default: TRL itself resolves pad_to_multiple_of="auto" to None
         if declared.name in unsupported and getattr(args, declared.name) not in (declared.default, None):
@@ -263,7 +271,8 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
             )
 
 
-def _settle_device(args: GRPOConfig | SFTConfig) -> None:
+def settle_device(args: TrainingArguments) -> None:
+    """Without an accelerator, run on the CPU in float32 unless told otherwise."""
     # TRL turns bf16 on unless told otherwise, and transformers then refuses to start without an accelerator
     args.use_cpu = args.use_cpu or not torch.accelerator.is_available()
     if args.use_cpu and args.bf16 is None:
@@ -299,7 +308,7 @@ class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):
         self.check_correction()
         only_with(self, ["wd1_psi"], self.advantage_weighting == "wd1", "loss.advantage_weighting=wd1")
         check_supported(self)
-        _settle_device(self)
+        settle_device(self)
         super().__post_init__()
 
     def _refuse_what_is_no_policy_gradient(self) -> None:
@@ -338,7 +347,7 @@ class DiffusionSFTConfig(DiffusionArguments, SFTConfig):
         bound = self.likelihood == "trajectory_nelbo"
         require(self, "likelihood", bound, "trajectory_nelbo: SFT minimises the bound, the others are for policies")
         check_supported(self)
-        _settle_device(self)
+        settle_device(self)
         super().__post_init__()
 
     def _check_annealing(self) -> None:
@@ -358,72 +367,3 @@ def check_block_causal(args: DiffusionArguments) -> None:
     require(args, "block_length", args.block_length is not None, f"the tokens of a block for {beside}")
     offset, whole = args.scheduled_sampling_max_step_offset, "its rollouts walk the whole canvas at once"
     require(args, "scheduled_sampling_max_step_offset", offset == 0, f"0 for {beside}: {whole}")
-
-
-@dataclass
-class TaskArguments:
-    """Which task (a file of trainers/tasks), on which data, with which rewards."""
-
-    task_name: str = option("task", "gsm8k", "The task: a file trainers/tasks/<name>.py.", key="name")
-    data_files: list[str] | None = option(
-        "task", None, "Local files, [train] or [train, test]; unset: the task's seeded generator."
-    )
-    dataset_name: str | None = option("task", None, "A hub dataset, such as openai/gsm8k (2110.14168).")
-    train_size: int | None = option("task", None, "Training problems; unset: the task's choice.")
-    validation_size: int | None = option("task", None, "Validation problems; unset: the task's choice.")
-    test_size: int | None = option("task", None, "Test problems; unset: the task's choice.")
-    task_seed: int = option(
-        "task", 0, "Seed of the generated problems, of the split and of perturbed copies.", key="seed"
-    )
-    min_operations: int = option("task", 1, "Fewest arithmetic operations in a generated problem.")
-    max_operations: int = option("task", 1, "Most arithmetic operations in a generated problem.")
-    max_number: int = option("task", 20, "Largest number in a generated problem.")
-    solutions: list[str] | None = option(
-        "task",
-        None,
-        "Styles of the solutions of word problems from files or the hub: full is the human text, equations only its "
-        "calculator annotations. Each training problem appears in every style listed, and the prompt says which is "
-        "wanted; validation and test have the first. Unset: full.",
-    )
-    perturbed_copies: int = option(
-        "task",
-        0,
-        "Most copies with other numbers and a recomputed solution of each training problem from files or the hub; "
-        "only problems whose every number can be traced get any.",
-    )
-    extra_files: list[str] | None = option(
-        "task",
-        None,
-        "Further training files beside the task's own, GSM8K jsonl or SVAMP.json; what is held out, and the test "
-        "part of SVAMP, is left out.",
-    )
-    sometimes_solved: str | None = option(
-        "task",
-        None,
-        "Record of scripts/evaluate.py --split train --repeats N: train only on its problems of which some samples "
-        "were right and some wrong (strictly), as a group whose rewards are all equal teaches nothing.",
-    )
-    rewards: list[str] = option("task", ["correctness", "format"], "Names of the task's reward functions, summed.")
-
-    def __post_init__(self):
-        for name in ("train_size", "validation_size", "test_size", "min_operations", "max_number"):
-            value = getattr(self, name)
-            require(self, name, value is None or value >= 1, "at least 1")
-        fewest = f"at least task.min_operations={self.min_operations}"
-        require(self, "max_operations", self.max_operations >= self.min_operations, fewest)
-        require(self, "rewards", bool(self.rewards), "at least one reward")
-        both = self.data_files is None or self.dataset_name is None
-        require(self, "dataset_name", both, f"no second source beside task.data_files={self.data_files!r}")
-        self.training_data()
-
-    def training_data(self) -> TrainingData:
-        """What the training split is made of, as a task wants it.
-
-        Raises:
-            ConfigError: an unknown or repeated style, or a negative number of copies.
-        """
-        styles = None if self.solutions is None else tuple(self.solutions)
-        try:
-            return TrainingData(styles, self.perturbed_copies, tuple(self.extra_files or ()))
-        except ValueError as error:
-            raise ConfigError(str(error)) from error

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import copy
 import difflib
+import json
 import sys
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
@@ -208,6 +209,8 @@ class SectionParser(HfArgumentParser):
         action = self._option_string_actions[f"--{name}"]
         if raw is None or raw == "null":
             return None
+        if isinstance(raw, str) and _admits(self.hints[name], dict):
+            raw = _mapping(raw)
         plural = action.nargs == "+"
         if isinstance(raw, dict | list) and not plural and _admits(self.hints[name], type(raw)):
             return raw
@@ -233,6 +236,14 @@ def _expected(action: argparse.Action) -> str:
 def _admits(hint: Any, kind: type) -> bool:
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return any((get_origin(member) or member) is kind for member in members)
+
+
+def _mapping(text: str) -> Any:
+    """A JSON object as such; any other text as it is, such as the name of a file with one."""
+    with contextlib.suppress(ValueError):
+        value = json.loads(text)
+        return value if isinstance(value, dict) else text
+    return text
 
 
 def _text(value: Any, action: argparse.Action) -> str:

@@ -7,10 +7,9 @@ from datasets import Dataset
 
 from core.masking_strategy import sync_masking_with_nelbo
 from trainers.adapters import lora_config
-from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, TaskArguments, check_block_causal
+from trainers.config import ImprovedDiffuGRPOConfig, check_block_causal
 from trainers.config_parser import ExperimentConfig
 from trainers.evaluating.identity import data_hash
-from trainers.evaluating.solved import sometimes_solved
 from trainers.evaluation import Evaluator
 from trainers.grpo import ImprovedDiffuGRPOTrainer
 from trainers.models import load_policy
@@ -18,39 +17,7 @@ from trainers.objects import build_loss, build_masking
 from trainers.policy import Policy
 from trainers.provenance import Provenance
 from trainers.sft import DiffusionSFTTrainer
-from trainers.tasks import TASKS
-
-
-def load_task(arguments: TaskArguments) -> tuple[ModuleType, dict[str, Dataset]]:
-    """The task module and its splits (train, validation, test).
-
-    Raises:
-        ConfigError: an unknown task or reward, a missing or malformed data file, impossible sizes.
-    """
-    if arguments.task_name not in TASKS:
-        raise ConfigError(f"task.name={arguments.task_name!r}: expected one of {', '.join(TASKS)}")
-    task = TASKS[arguments.task_name]
-    unknown = [name for name in arguments.rewards if name not in task.REWARDS]
-    if unknown:
-        raise ConfigError(f"task.rewards={unknown[0]!r}: expected some of {', '.join(task.REWARDS)}")
-    try:
-        splits = task.load_splits(
-            data_files=arguments.data_files,
-            dataset_name=arguments.dataset_name,
-            train_size=arguments.train_size,
-            validation_size=arguments.validation_size,
-            test_size=arguments.test_size,
-            seed=arguments.task_seed,
-            min_operations=arguments.min_operations,
-            max_operations=arguments.max_operations,
-            max_number=arguments.max_number,
-            training_data=arguments.training_data(),
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(str(error)) from error
-    if arguments.sometimes_solved is not None:
-        splits["train"] = sometimes_solved(splits["train"], Path(arguments.sometimes_solved))
-    return task, splits
+from trainers.task_loading import load_task as load_task  # the first thing that a script does
 
 
 def load_experiment_policy(config: ExperimentConfig, train: Dataset) -> Policy:
@@ -87,7 +54,7 @@ def describe(config: ExperimentConfig, splits: dict[str, Dataset], policy: Polic
         trainer=config.trainer,
         settings=config.describe(),
         task={
-            "name": told.task_name,
+            "name": told.label,
             "source": local if told.dataset_name is None else f"the hub dataset {told.dataset_name}",
             "dataset": told.dataset_name,
             "splits": {name: {"size": len(rows), "sha256": data_hash(rows)} for name, rows in splits.items()},

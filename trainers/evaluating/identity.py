@@ -51,7 +51,8 @@ def settings(config: ExperimentConfig) -> dict[str, Any]:
     }
     model = {f"model.{name}": value for name, value in asdict(config.model).items() if name != "model_name_or_path"}
     kept = {name: value for name, value in (read | model).items() if name not in SPEED}
-    return kept | {"task.name": config.task.task_name, "training.seed": args.seed}
+    told = {"task.options": config.task.task_options} if config.task.task_options else {}
+    return kept | told | {"task.name": config.task.identity, "training.seed": args.seed}
 
 
 def first_difference(here: Mapping[str, Any], there: Mapping[str, Any], path: Sequence[str] = ()) -> str | None:

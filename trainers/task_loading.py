@@ -1,0 +1,179 @@
+"""From the section `task` of a config to a task module and its splits, with one clear error for what does not fit.
+
+A task is a module, ours or a file of the user's, with four things: `build_prompt(question) -> str`;
+`load_splits(*, ...) -> {"train", "validation", "test": Dataset}`; `verify(completion, answer) -> verdict` with
+`strict` and `lenient`; `REWARDS`, TRL reward functions by name. Its options are the keyword arguments of its own
+load_splits, by their names in the section `task` or in `task.options`.
+"""
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from datasets import Dataset
+
+from trainers.config_task import TaskArguments
+from trainers.evaluating.solved import sometimes_solved
+from trainers.options import ConfigError, dotted
+from trainers.tasks import TASKS
+
+SPLITS = ("train", "validation", "test")
+COLUMNS = ("prompt", "completion", "answer", "cluster")
+FUNCTIONS = ("build_prompt", "load_splits", "verify")
+TRIED = 16  # reference completions that a task of one's own has to find right
+
+# field of TaskArguments -> argument of load_splits; None stands for the field's own name
+ARGUMENTS = {
+    "data_files": None,
+    "dataset_name": None,
+    "train_size": None,
+    "validation_size": None,
+    "test_size": None,
+    "task_seed": "seed",
+    "min_operations": None,
+    "max_operations": None,
+    "max_number": None,
+}
+TRAINING_DATA = ("solutions", "perturbed_copies", "extra_files")  # one argument, training_data
+
+
+def load_task(arguments: TaskArguments) -> tuple[ModuleType, dict[str, Dataset]]:
+    """The task module and its splits (train, validation, test).
+
+    Raises:
+        ConfigError: an unknown task, reward or option, a file that is no task, a missing or malformed data file,
+            impossible sizes, splits that share a cluster.
+    """
+    task = find_task(arguments)
+    unknown = [name for name in arguments.rewards if name not in task.REWARDS]
+    if unknown:
+        raise ConfigError(f"task.rewards={unknown[0]!r}: expected some of {', '.join(task.REWARDS)}")
+    values = _values(task, arguments)
+    try:
+        splits = task.load_splits(**values)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(str(error)) from error
+    check_splits(splits, arguments.label)
+    if arguments.task_path is not None:
+        _try_verifier(task, splits["test"], arguments.task_path)
+    if arguments.sometimes_solved is not None:
+        splits["train"] = sometimes_solved(splits["train"], Path(arguments.sometimes_solved))
+    return task, splits
+
+
+def find_task(arguments: TaskArguments) -> ModuleType:
+    """The module of a task, ours by name or the user's by path."""
+    if arguments.task_path is not None:
+        return _import_file(arguments.task_path)
+    if arguments.task_name not in TASKS:
+        raise ConfigError(
+            f"task.name={arguments.task_name!r}: expected one of {', '.join(TASKS)}, or a file in task.path"
+        )
+    return TASKS[arguments.task_name]
+
+
+def _import_file(path: str) -> ModuleType:
+    """A user's file as a module, checked for what a task must have."""
+    if not Path(path).is_file() or Path(path).suffix != ".py":
+        raise ConfigError(f"task.path={path!r}: expected a Python file, such as my_task.py")
+    name = f"user_task_{Path(path).stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # it ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ConfigError(f"task.path={path!r}: importing it raised {type(error).__name__}: {error}") from error
+    missing = [name for name in FUNCTIONS if not callable(getattr(module, name, None))]
+    if missing:
+        raise ConfigError(f"task.path={path!r}: it has no function {missing[0]}; a task has {', '.join(FUNCTIONS)}")
+    rewards = getattr(module, "REWARDS", None)
+    if not isinstance(rewards, dict) or not rewards or not all(callable(reward) for reward in rewards.values()):
+        raise ConfigError(f"task.path={path!r}: REWARDS is {rewards!r}; expected reward functions by name")
+    return module
+
+
+def _values(task: ModuleType, arguments: TaskArguments) -> dict[str, Any]:
+    """The keyword arguments of the task's load_splits; an option that it does not have must not be set."""
+    declared = inspect.signature(task.load_splits).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in declared.values())
+    options = {option.name: option for option in fields(arguments)}
+    values: dict[str, Any] = {}
+    for name, argument in ARGUMENTS.items():
+        if takes_all or (argument or name) in declared:
+            values[argument or name] = getattr(arguments, name)
+        else:
+            _refuse_if_set(arguments, options[name])
+    if takes_all or "training_data" in declared:
+        values["training_data"] = arguments.training_data()
+    else:
+        for name in TRAINING_DATA:
+            _refuse_if_set(arguments, options[name])
+    return values | _own_options(declared, takes_all, values, arguments)
+
+
+def _refuse_if_set(arguments: TaskArguments, option: Any) -> None:
+    value = getattr(arguments, option.name)
+    if value != option.default:
+        raise ConfigError(f"{dotted(option)}={value!r}: task {arguments.label} has no such option")
+
+
+def _own_options(declared: Any, takes_all: bool, taken: dict[str, Any], arguments: TaskArguments) -> dict[str, Any]:
+    """`task.options`, each of which the task must declare, and each of which without a default must be there."""
+    own = {name: p for name, p in declared.items() if name not in taken and p.kind is not p.VAR_KEYWORD}
+    told: dict[str, Any] = arguments.task_options  # a mapping since __post_init__
+    for name, value in told.items():
+        if not (takes_all or name in own) or name in taken:
+            has = f"its own are {', '.join(own)}" if own else "it has none of its own"
+            raise ConfigError(f"task.options: {name}={value!r}: task {arguments.label} has no such option; {has}")
+    for name, parameter in own.items():
+        if parameter.default is parameter.empty and name not in told:
+            raise ConfigError(f"task.options: {name} is missing, which task {arguments.label} cannot do without")
+    return told
+
+
+def check_splits(splits: dict[str, Dataset], label: str) -> None:
+    """Raise ConfigError unless there are three splits of text columns, none empty, of which no two share a cluster."""
+    if not isinstance(splits, dict) or set(splits) != set(SPLITS):
+        raise ConfigError(f"task {label}: load_splits returned {list(splits)}; expected {', '.join(SPLITS)}")
+    for split, rows in splits.items():
+        missing = [name for name in COLUMNS if name not in rows.column_names]
+        if missing:
+            raise ConfigError(f"task {label}: split {split} has no column {missing[0]!r}; expected {COLUMNS}")
+        if len(rows) == 0:
+            raise ConfigError(f"task {label}: split {split} is empty")
+        empty = [i for i, prompt in enumerate(rows["prompt"]) if not isinstance(prompt, str) or not prompt]
+        if empty:
+            raise ConfigError(f"task {label}: split {split}, row {empty[0]}: the prompt is not a text, or empty")
+    owner: dict[str, str] = {}
+    for split in SPLITS:
+        for cluster in set(splits[split]["cluster"]):
+            if owner.setdefault(cluster, split) != split:
+                both = f"{owner[cluster]} and {split}"
+                raise ConfigError(
+                    f"task {label}: {both} share cluster {cluster!r}; splits must be disjoint in clusters"
+                )
+
+
+def _try_verifier(task: ModuleType, problems: Dataset, path: str) -> None:
+    """A verifier that does not know its own reference completions would make every number of a run wrong."""
+    verify: Callable[[str, str], Any] = task.verify
+    for row in problems.select(range(min(TRIED, len(problems)))):
+        shown = f"verify({row['completion']!r}, {row['answer']!r})"
+        try:
+            verdict = verify(row["completion"], row["answer"])
+            strict, lenient = bool(verdict.strict), bool(verdict.lenient)
+        except Exception as error:
+            raise ConfigError(f"task.path={path!r}: {shown} raised {type(error).__name__}: {error}") from error
+        if not strict or not lenient:
+            raise ConfigError(
+                f"task.path={path!r}: {shown} is {verdict!r}; a test problem's own completion must be right, strictly "
+                "and leniently"
+            )
