@@ -1,0 +1,119 @@
+"""What a run will cost before it is started: arithmetic, memory, tokens a second, days.
+
+    python scripts/plan.py llada-8b 8xH100 24h
+    python scripts/plan.py llada-8b 1xH200 500steps configs/x.yaml --model.use_peft true --generation.steps 64
+    python scripts/plan.py tiny measure 150steps configs/trajectory_nelbo_gsm8k.yaml --check
+
+MODEL is a known name (tiny, 2.3m, smollm2-135m, 1b, llada-8b, dream-7b), a directory with config.json, or that file.
+GPUS is COUNTxKIND, or `measure` (or 1xcpu) for this machine. BUDGET is wall time or optimiser steps. A config and its
+overrides are those of scripts/train.py; without one, its defaults count. Predictions, from the cost model of
+scripts/benchmark.py: nothing is run but small matrix products, and with --check a few steps of the run itself.
+"""
+
+import argparse
+import json
+import shlex
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+
+from rich.console import Console
+
+from trainers.console import OptionParser, main_or_one_line
+from trainers.measurements import at_least
+from trainers.models import EMBEDDED
+from trainers.options import ConfigError
+from trainers.planning.budgets import find_budget
+from trainers.planning.check import check
+from trainers.planning.machines import Given, Machines, asked_for, find_machines
+from trainers.planning.models import KNOWN, find_model
+from trainers.planning.plan import Plan, compute_dtype, make_plan
+from trainers.planning.report import assumptions, describe, launch_line, memory_table, phase_table, summary
+from trainers.planning.settings import find_lengths, read_config, whole_evaluations
+
+USAGE = "plan.py MODEL GPUS BUDGET [CONFIG.yaml] [options] [--section.key VALUE ...]"
+whole = partial(at_least, 1)
+
+
+def options() -> OptionParser:
+    parser = OptionParser()
+    parser.usage, parser.description = USAGE, __doc__.split("\n")[0]
+    parser.add_argument("-h", "--help", action="help")
+    parser.add_argument("--prompt_length", default=None, type=whole, help="tokens; default the task's, or 200")
+    parser.add_argument("--mean_length", default=None, type=whole, help="tokens of a completion; default the canvas")
+    parser.add_argument("--evaluations", default=None, type=whole, help="of a completion, by an adaptive sampler")
+    parser.add_argument("--efficiency", default=None, type=share, help="share of the roofline; default as measured")
+    for name, text in (
+        ("peak_flops", "FLOP a second"),
+        ("bandwidth", "bytes a second, memory to chip"),
+        ("memory", "bytes"),
+        ("link", "bytes a second to neighbours, one direction"),
+        ("network", "bytes a second to another node, one direction, each accelerator"),
+    ):
+        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+        parser.add_argument(*spellings, default=None, type=float, help=f"{text}; default the kind's")
+    parser.add_argument("--per_node", default=8, type=whole, help="accelerators of one node")
+    parser.add_argument("--json", default=None, type=Path, help="also write the plan to this file")
+    parser.add_argument("--check", nargs="?", const=5, default=None, type=whole, help="run so many steps here, beside")
+    return parser
+
+
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a share above 0, at most 1")
+    return value
+
+
+def place_of(model: str) -> str:
+    """What scripts/train.py is to load: a shape without weights is somewhere on the user's machine."""
+    return "DIRECTORY" if model.lower() in KNOWN and model not in EMBEDDED else model
+
+
+def main(argv: list[str]) -> None:
+    leading = list(takewhile(lambda text: not text.startswith("-"), argv))
+    chosen, overrides = options().parse_known_args(argv[len(leading) :])
+    if not 3 <= len(leading) <= 4:
+        raise ConfigError(f"expected MODEL GPUS BUDGET and perhaps a config, got {leading}; call: {USAGE}")
+    name, gpus, wanted, path = (*leading, None)[:4]
+    budget = find_budget(wanted)
+    given = Given(chosen.peak_flops, chosen.bandwidth, chosen.memory, chosen.link, chosen.network)
+    if chosen.json is not None:
+        try:
+            chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--json {chosen.json}: {error}") from error
+    asked = asked_for(gpus, given)
+    config = read_config(path, overrides, asked.count)
+    model = find_model(name, config.model)
+    lengths, source = find_lengths(config, name, chosen.prompt_length, chosen.mean_length, path is not None)
+    evaluations = whole_evaluations(config.training, chosen.evaluations)
+
+    def plan_on(machines: Machines) -> Plan:
+        return make_plan(config, model, machines, budget, lengths, chosen.efficiency, evaluations)
+
+    dtype, _ = compute_dtype(config, asked.cpu)
+    plan = plan_on(find_machines(asked, given, chosen.per_node, dtype))
+
+    named = [] if name == config.model.model_name_or_path else ["--model.name_or_path", place_of(name)]
+    launch = launch_line(plan, path or "CONFIG.yaml", [*named, *overrides])
+    console = Console()
+    print_plan = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    console.print(phase_table(plan))
+    console.print(memory_table(plan))
+    for line in summary(plan):
+        print_plan(line)
+    print_plan(f"start it: {launch}" if plan.way.fits else f"does not fit: {plan.advice}")
+    print_plan("a prediction, not a measurement; it assumes:")
+    for line in assumptions(plan, source):
+        print_plan(f"- {line}", style="dim")
+    record = describe(plan, source, launch)
+    if chosen.check is not None:
+        record["check"] = check(config, name, plan, chosen.check, plan_on, print_plan)
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(record | {"command": shlex.join(["plan.py", *argv])}, indent=2, default=str))
+        print_plan(f"written: {chosen.json}")
+
+
+if __name__ == "__main__":
+    main_or_one_line(main)

@@ -1,0 +1,252 @@
+"""A model by its config alone: the sizes that cost, and how many weights it has, counted on a model without storage.
+
+What a checkpoint's own code calls its sizes is translated into the architecture of transformers that has the same
+matrices (`TWINS`): no remote code is run to plan.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    Glm4MoeConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
+
+from trainers.adapters import lora_config
+from trainers.benchmarking.roofline import Costs
+from trainers.benchmarking.shapes import SHAPES
+from trainers.config import ModelArguments
+from trainers.families import MASKED_LM, SETTLED, Nature, family_of
+from trainers.options import ConfigError
+from trainers.smollm2 import SMOLLM2
+from trainers.tiny import TINY, TINY_ASSETS
+
+Entries = dict[str, Any]
+
+# Dream-v0-7B (2508.15487) has the sizes of Qwen2.5-7B, from which it was made (2412.15115, table 1)
+DREAM_7B = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 1188 * 128,
+    "tie_word_embeddings": False,
+}
+RANDOM = "2.3m"
+# names without a file -> their sizes; "2.3m" is the benchmark's tiny, which is not the embedded model of that name
+KNOWN: dict[str, Callable[[], PretrainedConfig]] = {
+    RANDOM: lambda: LlamaConfig(**vars(SHAPES["tiny"])),
+    SMOLLM2: lambda: LlamaConfig(**vars(SHAPES["135M"])),
+    "1b": lambda: LlamaConfig(**vars(SHAPES["1B"])),
+    "llada-8b": lambda: LlamaConfig(**vars(SHAPES["LLaDA-8B"])),
+    "dream-7b": lambda: Qwen2Config(**DREAM_7B),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What of a model costs.
+
+    Attributes:
+        name: as it was asked for.
+        config: of transformers' architecture with the same matrices.
+        weights: how many it has.
+        adapter: weights of a LoRA adapter on it.
+        attention: bidirectional or block_causal, as its files or its family say.
+        largest: weights of its largest part that is gathered at once where parameters are sharded: a layer, or the
+            embedding and the head.
+    """
+
+    name: str
+    config: PretrainedConfig
+    weights: int
+    adapter: int
+    attention: str
+    largest: int
+
+    def costs(self, itemsize: int) -> Costs:
+        return Costs(self.config, itemsize)
+
+
+def find_model(name: str, arguments: ModelArguments) -> Model:
+    """A model by a known name, a directory, or its config.json.
+
+    Args:
+        name: one of `KNOWN`, 'tiny', a directory with config.json, or that file.
+        arguments: the shape of the adapter.
+
+    Raises:
+        ConfigError: nothing readable is there, or an architecture whose cost is not known.
+    """
+    if name.lower() in KNOWN:
+        config, attention = KNOWN[name.lower()](), Nature.attention
+    else:
+        config, attention = _read(Path(TINY_ASSETS if name == TINY else name), name)
+    with torch.device("meta"):
+        model = _empty(config, name)
+        weights = _count(model)
+        layers = [_count(module) for module in model.base_model.modules() if _is_layer(module)]
+        tables = (model.get_input_embeddings(), model.get_output_embeddings())
+        largest = max(*layers, sum({id(table.weight): table.weight.numel() for table in tables}.values()))
+        _check_costs(model, name)
+        adapted = get_peft_model(model, lora_config(_adapted(arguments), model))
+        adapter = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+    return Model(name, config, weights, adapter, attention, largest)
+
+
+# ---- configs -----------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path, name: str) -> tuple[PretrainedConfig, str]:
+    """The sizes, and who sees whom."""
+    file = path / "config.json" if path.is_dir() else path
+    known = ", ".join((TINY, *KNOWN))
+    expected = f"expected one of {known}, a directory with config.json, or such a file"
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"MODEL {name!r}: {expected}; {getattr(error, 'strerror', None) or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"MODEL {name!r}: {file} is damaged: {error}") from error
+    if not isinstance(entries, dict) or not entries.get("architectures"):
+        raise ConfigError(f"MODEL {name!r}: {file} names no architecture; {expected}")
+    try:
+        return _config(entries, file)
+    except KeyError as error:
+        raise ConfigError(f"MODEL {name!r}: {file} has no entry {error}, which its architecture needs") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"MODEL {name!r}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _config(entries: Entries, file: Path) -> tuple[PretrainedConfig, str]:
+    # the family is that of the architecture, whether or not transformers knows its model_type
+    family, record = family_of(PretrainedConfig(architectures=entries["architectures"]))
+    nature = Nature(**entries[SETTLED]) if SETTLED in entries else record.nature
+    if family in TWINS:
+        return TWINS[family](entries), nature.attention
+    if "auto_map" in entries:
+        raise ValueError(f"its architecture {entries['architectures'][0]} is in code of its own: expected a known one")
+    return AutoConfig.from_pretrained(file), nature.attention
+
+
+def _sizes(entries: Entries) -> Entries:
+    """The sizes that go by the same names everywhere."""
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    heads = entries.get("num_key_value_heads") or entries["num_attention_heads"]
+    width = entries.get("head_dim") or entries["hidden_size"] // entries["num_attention_heads"]
+    tied = entries.get("tie_word_embeddings", False)
+    own = {name: entries[name] for name in names}
+    return own | {"num_key_value_heads": heads, "head_dim": width, "tie_word_embeddings": tied}
+
+
+def _llada(entries: Entries) -> PretrainedConfig:
+    biased = [name for name in ("include_bias", "include_qkv_bias") if entries.get(name)]
+    if biased:
+        raise ValueError(f"{biased[0]}={entries[biased[0]]}: expected false, as in LLaDA-8B")
+    width, heads = entries["d_model"], entries["n_heads"]
+    return LlamaConfig(
+        hidden_size=width,
+        intermediate_size=entries.get("mlp_hidden_size") or entries["mlp_ratio"] * width,
+        num_hidden_layers=entries["n_layers"],
+        num_attention_heads=heads,
+        num_key_value_heads=entries.get("n_kv_heads") or heads,
+        vocab_size=entries.get("embedding_size") or entries["vocab_size"],
+        tie_word_embeddings=entries.get("weight_tying", False),
+    )
+
+
+def _dream(entries: Entries) -> PretrainedConfig:
+    return Qwen2Config(**_sizes(entries), intermediate_size=entries["intermediate_size"])
+
+
+def _sdar(entries: Entries) -> PretrainedConfig:
+    if "moe_intermediate_size" in entries:
+        return _mixture(entries)
+    return Qwen3Config(**_sizes(entries), intermediate_size=entries["intermediate_size"])
+
+
+def _mixture(entries: Entries) -> PretrainedConfig:
+    return Qwen3MoeConfig(
+        **_sizes(entries),
+        moe_intermediate_size=entries.get("moe_intermediate_size") or entries["expert_intermediate_size"],
+        num_experts=entries["num_experts"],
+        num_experts_per_tok=entries["num_experts_per_tok"],
+    )
+
+
+def _llada2(entries: Entries) -> PretrainedConfig:
+    """Experts that all positions go to, and dense layers at the bottom, as in Glm4Moe."""
+    return Glm4MoeConfig(
+        **_sizes(entries),
+        intermediate_size=entries.get("intermediate_size") or entries["hidden_size"],
+        moe_intermediate_size=entries["moe_intermediate_size"],
+        n_routed_experts=entries["num_experts"],
+        num_experts_per_tok=entries["num_experts_per_tok"],
+        n_shared_experts=entries.get("num_shared_experts") or 0,
+        first_k_dense_replace=entries.get("first_k_dense_replace", 0),
+        use_qk_norm=entries.get("use_qk_norm", False),
+    )
+
+
+# family -> how its config becomes that of an architecture of transformers with the same matrices
+TWINS: dict[str, Callable[[Entries], PretrainedConfig]] = {
+    "llada": _llada,
+    "llada_moe": _mixture,
+    "llada2": _llada2,
+    "dream": _dream,
+    "sdar": _sdar,
+}
+
+
+# ---- weights -----------------------------------------------------------------------------------------------------
+
+
+def _empty(config: PretrainedConfig, name: str) -> PreTrainedModel:
+    masked = (config.architectures or [""])[0].endswith(MASKED_LM)
+    try:
+        return (AutoModelForMaskedLM if masked else AutoModelForCausalLM).from_config(config)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ConfigError(f"MODEL {name!r}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def _is_layer(module: torch.nn.Module) -> bool:
+    """One of the model's layers: an attention and a feed-forward module in one."""
+    return type(module).__name__.endswith(("DecoderLayer", "EncoderLayer", "Block", "BertLayer"))
+
+
+def _check_costs(model: PreTrainedModel, name: str) -> None:
+    """The cost model knows every matrix: those of the model are those that it counts."""
+    tables = {module for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    tables = {id(table.weight) for table in tables} | {id(model.get_output_embeddings().weight)}
+    found = sum(weight.numel() for weight in model.parameters() if weight.ndim > 1 and id(weight) not in tables)
+    counted = Costs(model.config, 1).matrix_weights
+    if found != counted:
+        kind = type(model).__name__
+        raise ConfigError(
+            f"MODEL {name!r}: the matrices of {kind} have {found} weights, of which the cost model knows {counted}; "
+            "expected a decoder of Llama's kind, with or without experts, BERT or GPT-2"
+        )
+
+
+def _adapted(arguments: ModelArguments) -> ModelArguments:
+    """The same with an adapter."""
+    shape = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+    return ModelArguments(use_peft=True, **{name: getattr(arguments, name) for name in shape})

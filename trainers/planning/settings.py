@@ -1,0 +1,117 @@
+"""The run's own options for a number of processes that is not here, and the lengths of its texts."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
+
+from trainers import config as options
+from trainers.config import DiffusionArguments
+from trainers.config_parser import ExperimentConfig, parse
+from trainers.experiment import load_task
+from trainers.models import EMBEDDED
+from trainers.options import ConfigError
+from trainers.planning.models import RANDOM
+from trainers.planning.work import Lengths
+from trainers.tiny import build_tokenizer
+
+PROMPT = 200  # tokens, where no task says: that of scripts/benchmark.py
+PROMPTS = 1000  # of the task that are read
+
+
+@contextmanager
+def as_on(processes: int) -> Iterator[None]:
+    """Options are checked as on so many processes, over which batches are shared out: TRL's own checks ask the class
+    of its arguments how many there are, ours the launcher."""
+    own, launched = TrainingArguments.world_size, options.processes_of
+    TrainingArguments.world_size, options.processes_of = property(lambda _: processes), lambda: processes
+    try:
+        yield
+    finally:
+        TrainingArguments.world_size, options.processes_of = own, launched
+
+
+def read_config(path: str | None, overrides: list[str], processes: int) -> ExperimentConfig:
+    """The normal parser's result.
+
+    Args:
+        path: of a YAML; None: defaults alone.
+        overrides: options as for scripts/train.py.
+        processes: that will share the run.
+
+    Raises:
+        ConfigError: see `trainers.config_parser.parse`.
+    """
+    with as_on(processes):
+        if path is not None:
+            return parse([path, *overrides])
+        with tempfile.TemporaryDirectory() as directory:
+            empty = Path(directory) / "defaults.yaml"
+            empty.write_text("trainer: grpo\n")
+            return parse([str(empty), *overrides])
+
+
+def find_lengths(
+    config: ExperimentConfig, model: str, prompt: int | None, completion: int | None, measured: bool
+) -> tuple[Lengths, str]:
+    """Lengths of the texts, and where they come from.
+
+    Args:
+        config: the run's options.
+        model: its name, for the tokenizer.
+        prompt, completion: tokens, as given; None: measured, or an assumption.
+        measured: whether the config names a task on purpose, whose prompts then count.
+
+    Raises:
+        ConfigError: a completion that is longer than the canvas, a task that cannot be loaded.
+    """
+    args = config.training
+    canvas = args.max_completion_length
+    if completion is not None and completion > canvas:
+        raise ConfigError(f"--mean_length {completion}: expected at most generation.max_completion_length={canvas}")
+    longest, source = prompt, "as given"
+    counts = _prompt_lengths(config, model) if prompt is None and measured else []
+    if counts:
+        prompt, longest = round(sum(counts) / len(counts)), max(counts)
+        source = f"measured on {len(counts)} training prompts of task {config.task.task_name}"
+    elif prompt is None:
+        prompt = longest = PROMPT
+        source = "assumed"
+    assert longest is not None
+    text = f"completions of {completion} tokens on average"
+    if completion is None:
+        completion = canvas
+        text = f"completions of {canvas} tokens: no text ends early, the most that a run can cost"
+    return Lengths(prompt, longest, completion), f"prompts of {prompt} tokens ({source}; longest {longest}); {text}"
+
+
+def _prompt_lengths(config: ExperimentConfig, model: str) -> list[int]:
+    """Tokens of the task's first training prompts; none where the model has no tokenizer here."""
+    here = model in EMBEDDED or model.lower() == RANDOM or (Path(model) / "tokenizer_config.json").is_file()
+    if not here:
+        return []
+    _, splits = load_task(config.task)
+    prompts = list(splits["train"]["prompt"][:PROMPTS])
+    if model.lower() == RANDOM:
+        tokenizer = train_tokenizer(splits["train"])
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(str(EMBEDDED[model]()) if model in EMBEDDED else model)
+    return [len(ids) for ids in tokenizer(prompts)["input_ids"]]
+
+
+def train_tokenizer(train: Dataset) -> PreTrainedTokenizerBase:
+    """For a shape that has none."""
+    return build_tokenizer(prompt + text for prompt, text in zip(train["prompt"], train["completion"], strict=True))
+
+
+def whole_evaluations(args: DiffusionArguments, evaluations: int | None) -> int | None:
+    """Evaluations that can be shared out over the blocks; raises ConfigError where they cannot."""
+    if evaluations is None:
+        return None
+    blocks = args.max_completion_length // (args.block_length or args.max_completion_length)
+    if evaluations % blocks:
+        raise ConfigError(f"--evaluations {evaluations}: expected a multiple of the number of blocks, {blocks}")
+    return evaluations
