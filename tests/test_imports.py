@@ -12,7 +12,7 @@ REPO = Path(__file__).resolve().parents[1]
 OURS = ("core", "trainers", "scripts")
 STANDARD = set(sys.stdlib_module_names)
 LEARNING = {"accelerate", "datasets", "peft", "safetensors", "tokenizers", "torch", "transformers", "trl"}
-PLUMBING = {"jaxtyping", "lm_eval", "matplotlib", "numpy", "rich", "tqdm", "yaml"}
+PLUMBING = {"jaxtyping", "lm_eval", "math_verify", "matplotlib", "numpy", "rich", "tqdm", "yaml"}
 
 # Each module of core and what it may import of core: DESIGN, "imports go down only".
 LOWEST = {"alpha_schedule"}
@@ -20,6 +20,7 @@ LOW = LOWEST | {
     "projection",
     "attention",
     "masking_strategy",
+    "share",
     "trajectory",
     "noise",
     "prediction",
@@ -33,6 +34,7 @@ LAYERS = {
     "attention": set(),
     "projection": set(),
     "masking_strategy": LOWEST,
+    "share": LOWEST | {"masking_strategy"},
     "trajectory": LOWEST,
     "noise": set(),
     "prediction": set(),
@@ -59,7 +61,7 @@ LAYERS = {
 }
 
 
-TASK_NAMES = {"gsm8k", "svamp", "countdown"}
+TASK_NAMES = {"gsm8k", "svamp", "countdown", "sudoku", "math", "code"}
 
 
 def sources(*folders: str) -> list[Path]:

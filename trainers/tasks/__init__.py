@@ -3,6 +3,6 @@ of ours but what tasks share in this package."""
 
 from types import ModuleType
 
-from trainers.tasks import countdown, gsm8k, svamp
+from trainers.tasks import code, countdown, gsm8k, math, sudoku, svamp
 
-TASKS: dict[str, ModuleType] = {gsm8k.NAME: gsm8k, svamp.NAME: svamp, countdown.NAME: countdown}
+TASKS: dict[str, ModuleType] = {task.NAME: task for task in (gsm8k, svamp, countdown, sudoku, math, code)}
