@@ -2,6 +2,7 @@
 # ruff: noqa: RUF009 (`option` is dataclasses.field with its metadata)
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,18 @@ class TaskArguments:
         "Record of scripts/evaluate.py --split train --repeats N: train only on its problems of which some samples "
         "were right and some wrong (strictly), as a group whose rewards are all equal teaches nothing.",
     )
-    rewards: list[str] = option("task", ["correctness", "format"], "Names of the task's reward functions, summed.")
+    rewards: list[str] = option(
+        "task",
+        ["correctness", "format"],
+        "Names of the task's reward functions, summed with training.reward_weights (one a name; unset: 1; 0: only "
+        "logged).",
+    )
+    reward_time_limit: float = option(
+        "task",
+        60.0,
+        "Seconds that one call of a reward, or of the verifier, may take for its batch of completions. What fails or "
+        "takes longer is tried once more, completion by completion, in the same time; what fails again is left out.",
+    )
 
     def __post_init__(self):
         for name in ("train_size", "validation_size", "test_size", "min_operations", "max_number"):
@@ -76,6 +88,8 @@ class TaskArguments:
         fewest = f"at least task.min_operations={self.min_operations}"
         require(self, "max_operations", self.max_operations >= self.min_operations, fewest)
         require(self, "rewards", bool(self.rewards), "at least one reward")
+        require(self, "rewards", len(set(self.rewards)) == len(self.rewards), "each reward once")
+        require(self, "reward_time_limit", 0 < self.reward_time_limit < math.inf, "seconds above 0")
         both = self.data_files is None or self.dataset_name is None
         require(self, "dataset_name", both, f"no second source beside task.data_files={self.data_files!r}")
         # never None from here on; text is what the command line could not read as JSON

@@ -8,7 +8,6 @@ metric that was not logged is left out of a table and said to be missing in a pi
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from trainers.files import replace_file as replace_file
+from trainers.reward_hacking import HEADER, reward_summary, reward_table
+from trainers.reward_log import STRICT, read_rewards
 from trainers.statistics import Z95, Interval
 
 Row = Mapping[str, Any]
@@ -36,7 +38,10 @@ TIMED = ("rollout", "scoring", "scheduled_sampling", "backward")
 LABELS = {
     "loss": "loss",
     "reward": "reward",
+    STRICT: "strict accuracy",
     "nelbo": "NELBO ± s.e. (nats per completion)",
+    "rewards/margins": "reward margin",
+    "rewards/accuracies": "pairs ranked right",
     "kl": "KL (nats per token)",
     "ratio_log_std": "log ratio, r.m.s. (nats per token)",
     "entropy": "entropy (nats per token)",
@@ -52,7 +57,7 @@ LABELS = {
 
 # group of the terminal's table -> beginnings of its keys; the first group that fits takes a key
 GROUPS = {
-    "reward": ("reward", "frac_reward"),
+    "reward": ("reward", "frac_reward", "accuracy/"),
     "bound": ("nelbo", "cross_entropy"),
     "scheduled sampling": ("scheduled_sampling/",),
     "ratio": ("kl", "ratio", "clip_ratio", "sampling/", "entropy"),
@@ -179,6 +184,25 @@ def sft_curves_png(log_history: Log, path: str | Path) -> None:
     save_figure(figure, path)
 
 
+def preference_curves_png(log_history: Log, path: str | Path) -> None:
+    """Draw a DPO run in two panels: loss, and the margin by which it ranks the pairs; 1200 x 500 pixels."""
+    rows = _training_rows(log_history)
+    figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    loss, margin = figure.subplots(1, 2)
+    label_axes(loss, "Loss", "mean of the pairs' losses")
+    label_axes(margin, "Implicit reward", "beta x log ratio to the reference (nats per text)")
+    _draw_line(loss, rows, "loss", BLUE, label="training")
+    lines = {"margins": BLUE, "chosen": GREEN, "rejected": ORANGE}
+    for name, colour in lines.items():
+        _draw_line(margin, rows, f"rewards/{name}", colour, label=name.replace("margins", "margin"))
+    for axes, key in ((loss, "eval_loss"), (margin, "eval_rewards/margins")):
+        if _has(log_history, key):
+            _draw_line(axes, log_history, key, RED, label="validation")
+        axes.legend()
+    save_figure(figure, path)
+
+
 def label_axes(axes: Axes, title: str, quantity: str, x: str = "optimiser step") -> None:
     axes.set_title(title)
     axes.set_xlabel(x)
@@ -186,14 +210,17 @@ def label_axes(axes: Axes, title: str, quantity: str, x: str = "optimiser step")
     axes.grid(alpha=0.3)
 
 
-def _draw_line(axes: Axes, rows: Log, key: str, colour: str, label: str | None = None, width: float = 2.0) -> None:
+def _draw_line(
+    axes: Axes, rows: Log, key: str, colour: str, label: str | None = None, width: float = 2.0, style: str = "-"
+) -> None:
     """One metric over the steps; a remark in place of a metric that was never logged."""
     steps, values = _series(rows, key)
     if len(steps) == 0:
         return _remark(axes, f"{key} was not logged")
     axes.xaxis.get_major_locator().set_params(integer=True)
     marker = "o" if len(steps) <= 40 else ""  # dots of longer runs would cover the line
-    axes.plot(steps, values, color=colour, label=label, linewidth=width, marker=marker, markersize=3 + width / 2)
+    size = 3 + width / 2
+    axes.plot(steps, values, style, color=colour, label=label, linewidth=width, marker=marker, markersize=size)
 
 
 def _remark(axes: Axes, text: str) -> None:
@@ -207,6 +234,8 @@ def _draw_rewards(axes: Axes, rows: Log) -> None:
     for index, (key, name) in enumerate(_reward_keys(rows).items()):
         _draw_line(axes, rows, key, REWARD_COLOURS[index % len(REWARD_COLOURS)], label=name, width=1.2)
     _draw_line(axes, rows, "reward", BLUE, label="reward (total)", width=2.4)
+    if _has(rows, STRICT):  # dashed: where correctness is rewarded the two lines are one
+        _draw_line(axes, rows, STRICT, "black", label="strict accuracy", width=1.6, style="--")
     axes.margins(y=0.1)
     # beneath the panel: reward curves fill it from floor to ceiling, so no corner is safe
     if axes.has_data():
@@ -271,14 +300,6 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     replace_file(Path(path), image.getvalue())
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write beside, then rename: a reader finds the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_bytes(content)
-    os.replace(beside, path)
-
-
 # ---- the report -----------------------------------------------------------------------------------------------------
 
 
@@ -315,14 +336,18 @@ def write_report(
     directory, rows, held_out = Path(directory), _training_rows(log_history), held_out or {}
     split, columns = _time_split(rows), _column_labels(rows)
     picked = _evenly(rows)
+    rewards, summary = read_rewards(directory), reward_summary(rows, held_out)
+    if _has(rows, "rewards/margins"):
+        preference_curves_png(log_history, directory / CURVES)
     # a run that logged steps but no reward is supervised
-    if rows and not _has(rows, "reward"):
+    elif rows and not _has(rows, "reward"):
         sft_curves_png(log_history, directory / CURVES)
     else:
         curves_png(log_history, directory / CURVES, held_out)
     sections = {
         "Command": f"```bash\n{command}\n```",
         "Held-out accuracy": _held_out_table(held_out),
+        "Rewards and strict accuracy": _rewards_section(summary, held_out, rewards),
         "Curves": f"![curves of the run]({CURVES})",
         "Metrics over the run": _metrics_over_run(picked, columns),
         "Time": _time_table(split, seconds),
@@ -339,6 +364,7 @@ def write_report(
         "environment": environment,
         "settings": settings,
         "held_out": held_out,
+        "rewards": summary | rewards,
         "seconds_per_step": split,
         "seconds": seconds,
         "metrics_over_run": [{key: row.get(key) for key in _with_error(columns)} for row in picked],
@@ -365,6 +391,27 @@ def _held_out_table(held_out: Mapping[str, Any]) -> str:
     ]
     header = ("accuracy", "before [95%]", "after [95%]", "difference, points [95%]")
     return _markdown_table(header, table) if table else "Not measured."
+
+
+def _rewards_section(summary: Row, held_out: Mapping[str, Any], rewards: Row) -> str:
+    """Start and end of every reward beside strict accuracy's, and how rewards failed; empty where none was logged."""
+
+    def table(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
+        return _markdown_table(header, [[ABSENT if value is None else value for value in line] for line in lines])
+
+    parts = []
+    lines = reward_table(summary, held_out, rewards.get("weights", {}))
+    if lines:
+        names = ", ".join("the total" if name == "reward" else name for name in summary["flagged"])
+        verdict = f"**Reward hacking?** While strict accuracy falls, these rise: {names}. " if names else ""
+        rule = "Start and end are the means of the first and the last fifth of the log; a change beyond 2 standard "
+        parts += [table(HEADER, lines), f"{verdict}{rule}errors counts (`trainers/reward_hacking.py`)."]
+    failures = rewards.get("failures", [])
+    if failures:
+        header = ("reward", "failure", "failed calls", "completions left out", "last step", "last message", "of")
+        keys = ("reward", "kind", "calls", "completions", "step", "message", "completion")
+        parts.append(table(header, [[entry[key] for key in keys] for entry in failures]))
+    return "\n\n".join(parts)
 
 
 def _share(entry: Mapping[str, float]) -> str:

@@ -20,6 +20,7 @@ from trainers import leaderboard, leaderboard_report
 from trainers.budgets import FORWARDS, SECONDS, Meter, Race, restore_weights, trained_weights
 from trainers.config import ConfigError
 from trainers.evaluation import Evaluation
+from trainers.grpo import ImprovedDiffuGRPOTrainer
 from trainers.leaderboard import Leaderboard, claimed, finished, read_leaderboard
 from trainers.leaderboard_report import Row, curve, rows, student95, tables, with_seeds, write_results
 from trainers.statistics import Interval
@@ -145,8 +146,16 @@ def digits(completions, **kwargs):
     return [sum(c.isdigit() for c in text) / 20 for text in completions]
 
 
-def broken(completions, **kwargs):
-    raise ZeroDivisionError("no digits")
+BROKEN = 0.125  # learning rate of a run whose loss cannot be computed
+
+
+def breaking(compute_loss):
+    def compute(trainer, model, inputs):
+        if trainer.args.learning_rate == BROKEN:
+            raise ZeroDivisionError("no digits")
+        return compute_loss(trainer, model, inputs)
+
+    return compute
 
 
 @pytest.mark.parametrize(
@@ -190,8 +199,8 @@ def test_options_of_an_entry_override_those_of_all(write):
 
 
 def test_a_board_runs_records_failures_resumes_and_reports(write, monkeypatch):
-    monkeypatch.setitem(gsm8k.REWARDS, "broken", broken)
-    entries = {"two draws": {}, "broken": {"task.rewards": ["broken"]}, "four draws": {"loss.num_draws": 4}}
+    monkeypatch.setattr(ImprovedDiffuGRPOTrainer, "_compute_loss", breaking(ImprovedDiffuGRPOTrainer._compute_loss))
+    entries = {"two draws": {}, "broken": {"learning_rate": BROKEN}, "four draws": {"loss.num_draws": 4}}
     board = read_leaderboard(write(entries=entries))
     leaderboard.run_board(board, board.names, board.seeds, silent)
     cells = finished(board)

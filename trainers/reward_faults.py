@@ -1,0 +1,250 @@
+"""GRPO on rewards that may fail: what a failure does to learning, to the log, and to nothing else.
+
+A failed value is unknown, and must pull neither way. TRL sums rewards with nansum, so an unknown one would count as 0
+and push a right completion down whose verifier timed out. Here it counts as the mean of the same reward over the rest
+of its group (`neutral`), which leaves its part of the advantage 0 and the others' as they would be without it. A None
+that a reward returned on purpose stays what TRL makes of it.
+
+Metrics: rewards/<name>/failed (share of completions), accuracy/strict (of the rollouts, by the task's verifier,
+whatever is rewarded) and accuracy/failed. Means count known values only, and a rollout without any logs none.
+"""
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from tqdm.contrib.logging import logging_redirect_tqdm
+from trl import GRPOTrainer
+from trl.trainer.utils import nanstd
+
+from trainers.options import refusal, require
+from trainers.reward_log import STRICT, Failures, RewardLog
+from trainers.reward_watch import RewardHackingCallback, RewardLogCallback
+from trainers.rewards import REWARD_TIME_LIMIT, Fault, GuardedReward, guard, shown
+
+STALLED = 3  # rollouts in a row without a single value, after which a reward is said to teach nothing
+
+logger = logging.getLogger(__name__)
+
+
+def neutral(rewards: Tensor, failed: Tensor, num_generations: int) -> Tensor:
+    """Rewards whose failed entries pull neither way when TRL sums them and subtracts the group's mean.
+
+    With f the value put in for a failed entry, the entry's part of the advantage is f minus the group's mean, f among
+    it; that is 0 if, and only if, f is the mean over the rest. TRL leaves rows without any value out of the group, and
+    counts NaN as 0 in the others; so does this mean. A group in which all have failed takes the batch's mean, a
+    constant, which cancels in the group.
+
+    Args:
+        rewards: by completion and reward function, NaN for none and where it failed, (B, N).
+        failed: which are unknown, boolean, (B, N).
+        num_generations: G completions of a prompt, consecutive rows.
+
+    Returns:
+        The rewards, (B, N); a row that has no value at all is left as it is, for TRL to leave out.
+    """
+    counted = ~rewards.isnan().all(dim=1, keepdim=True) & ~failed
+    # in float64, so that the mean of equal numbers is that number
+    values = rewards.double().nan_to_num().masked_fill(~counted, 0.0)
+    of_group = (len(rewards) // num_generations, num_generations, -1)
+    number = counted.view(of_group).sum(dim=1, keepdim=True)
+    group_mean = values.view(of_group).sum(dim=1, keepdim=True) / number.clamp(min=1)
+    batch_mean = values.sum(dim=0) / counted.sum(dim=0).clamp(min=1)
+    fill = torch.where(number > 0, group_mean, batch_mean).expand(of_group[:2] + group_mean.shape[2:])
+    scorable = ~rewards.isnan().all(dim=1, keepdim=True)
+    return torch.where(failed & scorable, fill.reshape(rewards.shape).to(rewards.dtype), rewards)
+
+
+def strict_accuracy(verify: Callable[[str, str], Any]) -> Callable[..., list[float]]:
+    """A task's strict verdicts as a reward function."""
+
+    def strict(completions: list[Any], answer: list[str], **kwargs: Any) -> list[float]:
+        texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
+        return [float(verify(text, right).strict) for text, right in zip(texts, answer, strict=True)]
+
+    return strict
+
+
+def check_weights(args: Any, count: int) -> None:
+    """Raise ConfigError unless there is one usable weight for each of ``count`` rewards."""
+    weights = args.reward_weights
+    if weights is None:
+        return
+    if len(weights) != count:
+        raise refusal(args, "reward_weights", f"{len(weights)} weights for the {count} of task.rewards, in its order")
+    require(args, "reward_weights", all(math.isfinite(weight) for weight in weights), "finite numbers")
+    require(args, "reward_weights", any(weights), "one that is not 0, or there is nothing to learn from")
+
+
+class FaultTolerantRewards(GRPOTrainer):
+    """Mixin: rewards behind guards, `_calculate_rewards` made neutral, and TRL's means of rewards put right.
+
+    Args:
+        args: options.
+        reward_funcs: TRL reward functions.
+        verify: (completion, answer) -> a verdict with `strict`; the dataset then has a column answer. None: no
+            accuracy is logged.
+        reward_time_limit: seconds a call of a reward or of the verifier may take.
+    """
+
+    def __init__(
+        self,
+        *,
+        args: Any,
+        reward_funcs: list[Any],
+        verify: Callable[[str, str], Any] | None = None,
+        reward_time_limit: float = REWARD_TIME_LIMIT,
+        **kwargs: Any,
+    ):
+        check_weights(args, len(reward_funcs))
+        self._strict = None if verify is None else guard(strict_accuracy(verify), reward_time_limit)
+        self._known_rewards: Tensor | None = None  # of the last rollout, where a failure makes TRL's own others
+        self.unscored = torch.zeros(0, dtype=torch.bool)  # completions of the last rollout without any reward, (B,)
+        self._stalled: dict[str, int] = defaultdict(int)
+        self._warned: set[tuple[str, str]] = set()
+        super().__init__(
+            args=args, reward_funcs=[guard(reward, reward_time_limit) for reward in reward_funcs], **kwargs
+        )
+        weights = args.reward_weights or [1.0] * len(reward_funcs)
+        self.reward_log = RewardLog(args.output_dir, dict(zip(self.reward_func_names, weights, strict=True)))
+        self.add_callback(RewardLogCallback(self.reward_log))
+        self.add_callback(RewardHackingCallback())
+
+    @property
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"
+
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """TRL's rewards of the global batch, (B, N), those that failed made neutral."""
+        rewards = super()._calculate_rewards(inputs, prompts, completions, *args, **kwargs)
+        failed = self._failed(rewards, len(completions))
+        guarded = [(f.__name__, f) for f in self.reward_funcs if isinstance(f, GuardedReward)]
+        if self._strict is not None:
+            columns = {key: [row[key] for row in inputs] for key in inputs[0] if key not in ("prompt", "completion")}
+            self._log_strict(self._strict(completions=completions, **columns))
+            guarded.append(("accuracy", self._strict))
+        self._count(guarded, completions)
+        known = rewards.masked_fill(failed, torch.nan)
+        self._known_rewards = known if bool(failed.any()) else None
+        self.unscored = known.isnan().all(dim=1)
+        if self.multi_objective_aggregation != "sum_then_normalize":
+            return (
+                known  # there TRL takes mean and deviation of each reward over its known values, and NaN as the mean
+            )
+        groups = self.num_generations if self.model.training else self.num_generations_eval
+        return neutral(known, failed, groups)
+
+    def _failed(self, rewards: Tensor, size: int) -> Tensor:
+        """Which values of the global batch are unknown, on every process alike, (B, N); logs their shares."""
+        local = torch.zeros(size, len(self.reward_funcs), dtype=torch.bool, device=rewards.device)
+        for i, reward in enumerate(self.reward_funcs):
+            if isinstance(reward, GuardedReward):
+                local[list(reward.faults), i] = True
+        failed = self.accelerator.gather(local)
+        for i, (name, reward) in enumerate(zip(self.reward_func_names, self.reward_funcs, strict=True)):
+            if isinstance(reward, nn.Module):
+                failed[:, i] = ~rewards[:, i].isfinite()
+            share = failed[:, i].float().mean().item()
+            self._metrics[self._mode][f"rewards/{name}/failed"].append(share)
+            if self.model.training:
+                self._note_stall(name, share == 1.0)
+        return failed
+
+    def _note_stall(self, name: str, nothing: bool) -> None:
+        self._stalled[name] = self._stalled[name] + 1 if nothing else 0
+        if self._stalled[name] == STALLED:
+            self._warn(
+                "warning: step %d: reward %r failed for every completion of the last %d rollouts: nothing is learned "
+                "from it (%s says how it failed)",
+                self.state.global_step,
+                name,
+                STALLED,
+                self.reward_log.path,
+            )
+
+    def _log_strict(self, values: list[float | None]) -> None:
+        """Share of strictly right completions in the global batch, among those that could be judged."""
+        device, faults = self.accelerator.device, self._strict.faults
+        judged = [math.nan if i in faults else value for i, value in enumerate(values)]
+        judged = self.accelerator.gather(torch.tensor(judged, dtype=torch.float32, device=device))
+        failed, metrics = judged.isnan(), self._metrics[self._mode]
+        metrics["accuracy/failed"].append(failed.float().mean().item())
+        if not bool(failed.all()):
+            metrics[STRICT].append(judged.nanmean().item())
+
+    def _count(self, guarded: list[tuple[str, GuardedReward]], completions: list[Any]) -> None:
+        """Bring the failures of all processes into the main one's log, and warn of each kind once."""
+        found = [entry for name, reward in guarded for entry in self._failures_of(name, reward, completions)]
+        device = self.accelerator.device
+        if not bool(self.accelerator.gather(torch.tensor([len(found)], device=device)).any()):
+            return
+        found = gather_object(found)
+        if not self.accelerator.is_main_process:
+            return
+        for entry in found:
+            if (entry.reward, entry.kind) not in self._warned:
+                self._warned.add((entry.reward, entry.kind))
+                self._warn(
+                    "warning: step %d: reward %r %s; %d of %d completions have no value by it (the last: %s); such "
+                    "failures are counted in %s, and the next of this kind is not warned of",
+                    entry.step,
+                    entry.reward,
+                    entry.message,
+                    entry.completions,
+                    len(completions),
+                    entry.completion,
+                    self.reward_log.path,
+                )
+        self.reward_log.add(found)
+
+    def _failures_of(self, name: str, reward: GuardedReward, completions: list[Any]) -> list[Failures]:
+        """The failures of the last call, by kind."""
+        by_kind: dict[str, Failures] = {}
+
+        def note(fault: Fault, completion: Any, count: int) -> None:
+            entry = by_kind.setdefault(fault.kind, Failures(name, fault.kind, calls=1, step=self.state.global_step))
+            entry.completions += count
+            entry.message, entry.completion = fault.message, shown(completion)
+
+        if reward.repeated is not None:
+            note(reward.repeated, completions[0], 0)
+        for row, fault in reward.faults.items():
+            note(fault, completions[row], 1)
+        return list(by_kind.values())
+
+    def _warn(self, message: str, *values: Any) -> None:
+        if self.accelerator.is_main_process:
+            with logging_redirect_tqdm():  # above the progress bar
+                logger.warning(message, *values)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's batch; what it logged of values that were put in for unknown ones is put right."""
+        output = super()._generate_and_score_completions(inputs)
+        if self._known_rewards is not None:
+            self._log_known(self._known_rewards)
+            self._known_rewards = None
+        metrics = self._metrics[self._mode]
+        for key in [key for key in metrics if key.startswith("reward")]:  # no number, no entry: TRL would log None
+            metrics[key] = [value for value in metrics[key] if not math.isnan(value)]
+            if not metrics[key]:
+                del metrics[key]
+        return output
+
+    def _log_known(self, rewards: Tensor) -> None:
+        """Means, deviations and the table of completions, over known values (B, N) only."""
+        metrics = self._metrics[self._mode]
+        for i, name in enumerate(self.reward_func_names):
+            values = rewards[:, i]
+            metrics[f"rewards/{name}/mean"][-1] = values.nanmean().item()
+            metrics[f"rewards/{name}/std"][-1] = nanstd(values).item()
+            column = self._logs["rewards"][name]
+            for _ in range(min(len(values), len(column))):
+                column.pop()
+            column.extend(values.tolist())
