@@ -1,17 +1,22 @@
 """What a run says in the terminal while it goes: one short line a log entry, above the progress bar."""
 
 import argparse
+import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import datasets
+from torch.distributed.elastic.multiprocessing.errors import record
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging
 
 from trainers.config import ConfigError
+from trainers.stopping import RunError, RunStopped
 
 # key in the log -> (label, format); those that a run does not have are left out
 SHOWN = {
@@ -19,6 +24,8 @@ SHOWN = {
     "eval_loss": ("eval loss", "{:.4f}"),
     "reward": ("reward", "{:.3f}"),
     "rewards/correctness/mean": ("correct", "{:.3f}"),
+    "rewards/margins": ("margin", "{:.3f}"),
+    "rewards/accuracies": ("ranked right", "{:.2f}"),
     "nelbo": ("nelbo", "{:.2f}"),
     "nelbo_standard_error": ("±", "{:.2f}"),
     "cross_entropy": ("cross-entropy", "{:.3f}"),
@@ -47,11 +54,18 @@ class LineProgress(ProgressCallback):
             self.training_bar.write(f"step {state.global_step:>5}  " + "  ".join(parts))
 
 
-def close_progress(trainer: Any) -> None:
-    """End the progress bar's line, so that an error message starts on its own."""
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, LineProgress) and callback.training_bar is not None:
-            callback.training_bar.close()
+@contextmanager
+def closing_progress(trainer: Any) -> Iterator[None]:
+    """Around training: whatever ends it, the progress bar's line is closed, and the logs if that is one line."""
+    try:
+        yield
+    except RunError:
+        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+        raise
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, LineProgress) and callback.training_bar is not None:
+                callback.training_bar.close()
 
 
 def use_line_progress(trainer: Any) -> None:
@@ -90,10 +104,30 @@ class OptionParser(argparse.ArgumentParser):
 
 
 def main_or_one_line(main: Any) -> None:
-    """Run a script's main; a configuration error is one line on stderr and exit status 2."""
+    """Run a script's main. One line on stderr and no traceback: a configuration error, exit status 2; what ended a run
+    before its time, status 1; a run that was asked to stop, status 75.
+
+    Of several ranks the failing ones speak, each with its number; torchrun's last words are those of the first one to
+    fail, a traceback included if that is what it was.
+    """
     quiet_libraries()
+    rank = int(os.environ.get("RANK", "0"))
+
+    def say(kind: str, error: BaseException | str) -> None:
+        print(
+            f"{kind}{f' (rank {rank})' if rank else ''}: {' '.join(str(error).split())}", file=sys.stderr, flush=True
+        )
+
     try:
-        main(sys.argv[1:])
+        record(main)(sys.argv[1:])
     except ConfigError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        say("error", error)
         raise SystemExit(2) from None
+    except RunError as error:
+        if rank == 0 or not error.shared:
+            say("error", error)
+        raise SystemExit(1) from None
+    except RunStopped as stopped:
+        if rank == 0:
+            say("stopped", stopped.message)
+        raise

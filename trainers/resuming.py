@@ -10,6 +10,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from trainers.config import ConfigError
+from trainers.faults import FaultTolerant
 
 
 class ResumableSampler(Sampler):
@@ -32,17 +33,14 @@ class ResumableSampler(Sampler):
         return iter(self.inner)
 
 
-class ResumableGRPOTrainer(GRPOTrainer):
+class ResumableGRPOTrainer(FaultTolerant, GRPOTrainer):
     """TRL's trainer, resumed bit by bit, also in the middle of an inner iteration."""
 
+    position_name = "_step"
     _tokens: int  # completion tokens of the last rollout
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
         return ResumableSampler(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
-
-    def save_now(self) -> None:
-        """Write a checkpoint outside the schedule, before giving up on a run."""
-        self._save_checkpoint(self.model, trial=None)
 
     def _rollout_state_path(self, checkpoint: str | Path) -> Path:
         return Path(checkpoint) / f"rollout_state_{self.accelerator.process_index}.pt"
@@ -61,5 +59,6 @@ class ResumableGRPOTrainer(GRPOTrainer):
         path = self._rollout_state_path(checkpoint)
         if not path.is_file():
             raise ConfigError(f"checkpoint {checkpoint} has no {path.name}: it is incomplete, or of another trainer")
-        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        # by type: torch cannot load to "cpu:0", as accelerate calls the device of several CPU processes
+        state = torch.load(path, map_location=self.accelerator.device.type, weights_only=True)
         self._step, self._tokens, self._buffered_inputs = state["step"], state["tokens"], state["buffered_inputs"]

@@ -1,0 +1,9 @@
+"""What a run does when its machine or its numbers fail; docs/faults.md is the table."""
+
+from trainers.finite_steps import FiniteSteps
+from trainers.stopping import StopsOnSignals
+from trainers.whole_saves import WholeSaves
+
+
+class FaultTolerant(StopsOnSignals, FiniteSteps, WholeSaves):
+    """Mixin in front of a transformers trainer: signals, numbers that are not finite, kills and full disks."""
