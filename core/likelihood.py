@@ -20,6 +20,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -29,8 +30,9 @@ from torch import Tensor
 from core.alpha_schedule import AlphaSchedule
 from core.attention import noisy_and_clean
 from core.denoiser import Denoiser
-from core.masking_strategy import MaskingStrategy, uniform
+from core.masking_strategy import MaskingStrategy
 from core.projection import of_targets
+from core.share import WHOLE, Share
 from core.streaming import streamed
 from core.trajectory import Trajectory
 
@@ -210,7 +212,7 @@ class Likelihood(ABC):
         generator: torch.Generator,
         device: torch.device | str = "cpu",
         trajectory: Trajectory | None = None,
-        share: tuple[int, int] = (0, 1),
+        share: Share = WHOLE,
     ) -> Draws:
         """Draw the states of one estimate.
 
@@ -220,20 +222,20 @@ class Likelihood(ABC):
             generator: the only source of randomness.
             device: where the draws are to live.
             trajectory: the recorded rollout; required by estimators that replay it.
-            share: (rank, processes) if the batch is one of several equal parts of a global batch: the parts then get
-                the masks that the whole would have got, given equal generators.
+            share: which part of a global batch this is: the parts get the masks that the whole would have got, given
+                equal generators.
         """
-        rank, processes = share
-
-        def noise(*shape: int) -> Tensor:
-            """Uniforms for the rows of this process, out of those for the global batch."""
-            return uniform(processes, batch_size, *shape, generator=generator, device="cpu")[rank]
-
+        noise = partial(share.uniform, batch_size, generator=generator)
         drawn = self.draw_states(masking, canvas_length, noise, trajectory)
         drawn.setdefault("scored", drawn["hidden"])
         drawn.setdefault("variance_factor", torch.ones(batch_size))
         drawn["weight"] = drawn["weight"].float()
-        drawn["prompt_hidden"] = masking.hide_prompt(noise(drawn["hidden"].size(1), prompt_length))
+        # parts differ in their longest prompt and, where all steps are replayed, in states: numbers for the largest
+        states = most = drawn["hidden"].size(1)
+        longest = prompt_length
+        if masking.p_mask_prompt > 0:
+            most, longest = share.largest(states), share.largest(prompt_length)
+        drawn["prompt_hidden"] = masking.hide_prompt(noise(most, longest))[:, :states, longest - prompt_length :]
         return Draws(**{key: value.to(device) for key, value in drawn.items()})
 
     # ---- scoring -------------------------------------------------------------------------------------------------
@@ -261,11 +263,22 @@ class Likelihood(ABC):
             draws: from `draw`.
             temperature: of the policy whose log-probs are wanted.
         """
+        return self.combine(*self.evaluate_all(denoiser, prompt_ids, prompt_mask, ids, draws, temperature), draws)
+
+    def evaluate_all(
+        self,
+        denoiser: Denoiser,
+        prompt_ids: Int[Tensor, "B P"],
+        prompt_mask: Tensor,
+        ids: Int[Tensor, "B L"],
+        draws: Draws,
+        temperature: float = 1.0,
+    ) -> tuple[Float[Tensor, "B M L"], Float[Tensor, "B M L"]]:
+        """What `score` puts together: `evaluate`, in forwards of `states_per_forward`."""
         rows, states, _ = draws.hidden.shape
         group = self.states_per_forward
         if group is None or group >= rows * states:
-            found = self.evaluate(denoiser, prompt_ids, prompt_mask, ids, draws, temperature)
-            return self.combine(*found, draws)
+            return self.evaluate(denoiser, prompt_ids, prompt_mask, ids, draws, temperature)
         apart = draws.apart()
         row = torch.arange(rows, device=ids.device).repeat_interleave(states)
 
@@ -275,7 +288,7 @@ class Likelihood(ABC):
             return self.evaluate(denoiser, *batch, apart.rows(some), temperature)
 
         logps, entropies = (values.view_as(draws.hidden) for values in streamed(evaluate, denoiser, len(row), group))
-        return self.combine(logps, entropies, draws)
+        return logps, entropies
 
     def evaluate(
         self,

@@ -26,6 +26,7 @@ from core.generator import DiffusionGenerator
 from core.likelihood import Draws, noisy_prompts
 from core.masking_strategy import MaskingStrategy, uniform
 from core.nelbo import TrajectoryNELBOLoss
+from core.noise import draw_keys
 from core.solvers import SOLVERS
 
 # Offsets k in 0..K from a uniform number in [0, 1): where on the trajectory the model takes over.
@@ -42,6 +43,25 @@ def source_of(
 ) -> Int[Tensor, "*shape"]:
     """The timestep t + k clamped to T. A state beyond T (all masked) has no noisier one to come from: it stays."""
     return (timestep + offset).clamp(max=max_timesteps).maximum(timestep)
+
+
+@dataclass(frozen=True)
+class Departures:
+    """Where the walks of a batch begin, and by which noise they go.
+
+    Attributes:
+        source: timestep at which the model takes over, (B, M); the state's own where nobody walks.
+        rolled_out: the sequences that are rolled out at all, (B,).
+        keys: the key of each walk's noise (`core.noise`), (B, M); 0 where there is none.
+    """
+
+    source: Int[Tensor, "B M"]
+    rolled_out: Bool[Tensor, " B"]
+    keys: Int[Tensor, "B M"]
+
+    def rows(self, rows: slice) -> "Departures":
+        """Those of some rows."""
+        return Departures(self.source[rows], self.rolled_out[rows], self.keys[rows])
 
 
 @dataclass(frozen=True)
@@ -164,6 +184,15 @@ class ScheduledSampling:
         offset = STRATEGIES[self.strategy](u, self.max_step_offset).long() * rolled_out.unsqueeze(1)
         return source_of(timestep, offset, max_timesteps), rolled_out
 
+    def depart(
+        self, timestep: Int[Tensor, "B M"], max_timesteps: int, step: int, generator: torch.Generator
+    ) -> Departures:
+        """Draw all that a batch leaves to chance: of a part of it, take `Departures.rows`."""
+        source, rolled_out = self.draw_sources(timestep, max_timesteps, step, generator)
+        keys, walking = torch.zeros_like(timestep), source > timestep
+        keys[walking] = draw_keys(int(walking.sum()), generator).to(keys.device)
+        return Departures(source, rolled_out, keys)
+
     def roll_out(
         self,
         denoiser: Denoiser,
@@ -173,7 +202,7 @@ class ScheduledSampling:
         ids: Int[Tensor, "B L"],
         draws: Draws,
         step: int,
-        generator: torch.Generator,
+        noise: torch.Generator | Departures,
         temperature: float = 1.0,
     ) -> RollOut:
         """Replace what the states of ``draws`` show by the model's own samples, as far as it walked.
@@ -187,13 +216,15 @@ class ScheduledSampling:
             ids: the data, (B, L).
             draws: states from source ``forward``, with their ``u``.
             step: optimiser step, for the ramp.
-            generator: the only source of randomness; not the one of the masks.
+            noise: the only source of randomness, not the one of the masks; or what was drawn from it (`depart`).
             temperature: of the tokens drawn.
         """
         timestep = draws.timestep
         if draws.u is None or timestep is None or masking.schedule is None:
             raise ValueError("scheduled sampling continues masks drawn by timestep: it needs loss.source='forward'")
-        source, rolled_out = self.draw_sources(timestep, masking.schedule.max_timesteps, step, generator)
+        if isinstance(noise, torch.Generator):
+            noise = self.depart(timestep, masking.schedule.max_timesteps, step, noise)
+        source, rolled_out = noise.source, noise.rolled_out
         shown = ids.unsqueeze(1).expand_as(draws.hidden).clone()
         self_revealed = masking.hide(draws.u, source) & ~draws.hidden
         walking = source > timestep  # (B, M)
@@ -209,7 +240,7 @@ class ScheduledSampling:
                     draws.u[walking],
                     source[walking],
                     timestep[walking],
-                    generator,
+                    noise.keys[walking],
                 )
             shown[walking] = torch.where(self_revealed[walking], canvas.ids, shown[walking])
             forwards = canvas.step

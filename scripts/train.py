@@ -6,7 +6,8 @@
 Reads top to bottom: config, task, policy, held-out accuracy before, training, accuracy after, report. Writes to
 `training.output_dir`: checkpoint-*/ (resume with `--resume_from_checkpoint true`), model/ (the final weights or
 adapter, with a model card; scripts/export.py makes plain weights of it), report.md with PNG curves, results.json, and
-TensorBoard events.
+TensorBoard events. SIGTERM, SIGINT or SIGUSR1 during training saves after the step and exits with status 75; what
+other faults do is in docs/faults.md.
 """
 
 import shlex
@@ -20,14 +21,14 @@ from rich.console import Console
 from transformers import set_seed
 
 from trainers.checkpoints import checkpoint_to_resume
-from trainers.config import ConfigError
 from trainers.config_parser import parse
-from trainers.console import close_progress, main_or_one_line, use_line_progress
+from trainers.console import closing_progress, main_or_one_line, use_line_progress
 from trainers.environment import environment
+from trainers.evaluating.together import evaluate_together
 from trainers.evaluation import Evaluation, summarise
 from trainers.experiment import build_evaluator, build_trainer, load_experiment_policy, load_task
+from trainers.launching import check_launch
 from trainers.report import metrics_table, write_report
-from trainers.rewards import RewardError
 
 SAMPLES = 4  # completions shown before and after
 Outcomes = dict[str, Evaluation]
@@ -35,6 +36,7 @@ Outcomes = dict[str, Evaluation]
 
 def main(argv: list[str]) -> None:
     started = time.perf_counter()
+    check_launch()
     config = parse(argv)
     args = config.training
     resume = args.resume_from_checkpoint and checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
@@ -46,37 +48,25 @@ def main(argv: list[str]) -> None:
     use_line_progress(trainer)
     output = Path(args.output_dir)
     console = Console(quiet=not trainer.accelerator.is_main_process)
-    if splits["train"].info.description:
-        console.print(f"train: {splits['train'].info.description}", style="dim", soft_wrap=True)
+    if trainer.train_dataset.info.description:
+        console.print(f"train: {trainer.train_dataset.info.description}", style="dim", soft_wrap=True)
     if trainer.accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
         (output / "config.yaml").write_text(yaml.safe_dump(config.describe(), sort_keys=False))
 
     evaluator = build_evaluator(config, task, splits["test"])
     # Fresh weights know nothing, and a resumed run's "before" was the run's that it resumes.
-    measure_before = trainer.accelerator.is_main_process and not config.model.from_scratch
-    before = evaluator.both(policy) if measure_before else None
+    before = None if config.model.from_scratch else evaluate_together(trainer, evaluator)
     if before:
         console.print(held_out_line("before", before), soft_wrap=True)
 
-    try:
+    with closing_progress(trainer):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    except RewardError as error:
-        close_progress(trainer)
-        trainer.callback_handler.on_train_end(args, trainer.state, trainer.control)  # closes the bar and the logs
-        step = trainer.state.global_step
-        if step == 0:
-            raise ConfigError(f"{error}; no step was finished") from error
-        trainer.save_now()
-        raise ConfigError(
-            f"{error}; saved step {step} in {output}, continue with --resume_from_checkpoint true"
-        ) from error
     trainer.save_model(str(output / "model"))
-    trainer.accelerator.wait_for_everyone()
+    after = evaluate_together(trainer, evaluator)
     if not trainer.accelerator.is_main_process:
         return
 
-    after = evaluator.both(policy)
     console.print(held_out_line("after", after), soft_wrap=True)
     console.print(metrics_table(trainer.state.log_history))
     tables = held_out_tables(before, after)

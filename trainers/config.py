@@ -30,6 +30,7 @@ from trainers.config_model import ModelArguments as ModelArguments
 from trainers.config_rollout import RolloutArguments
 from trainers.config_sampling import ScheduledSamplingArguments
 from trainers.config_task import TaskArguments as TaskArguments
+from trainers.launching import check_groups, processes_of
 from trainers.options import ConfigError as ConfigError  # refusals are known by this module's name
 from trainers.options import check_known, only_with, option, refusal, require
 
@@ -273,6 +274,8 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
 
 def settle_device(args: TrainingArguments) -> None:
     """Without an accelerator, run on the CPU in float32 unless told otherwise."""
+    # transformers takes the text of a switch for the name of a sharding of old
+    args.fsdp = {"true": True, "false": None}.get(str(args.fsdp).lower(), args.fsdp)
     # TRL turns bf16 on unless told otherwise, and transformers then refuses to start without an accelerator
     args.use_cpu = args.use_cpu or not torch.accelerator.is_available()
     if args.use_cpu and args.bf16 is None:
@@ -308,6 +311,7 @@ class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):
         self.check_correction()
         only_with(self, ["wd1_psi"], self.advantage_weighting == "wd1", "loss.advantage_weighting=wd1")
         check_supported(self)
+        check_groups(self, processes_of())
         settle_device(self)
         super().__post_init__()
 

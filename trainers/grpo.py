@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor, nn
-from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
+from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import disable_dropout_in_model, pad
 
@@ -36,11 +37,13 @@ from trainers.grpo_metrics import COMMITS, MeasuredGRPOTrainer
 from trainers.memory_budget import settle_memory
 from trainers.objects import build_generator, build_likelihood, build_masking, build_scheduled_sampling
 from trainers.off_policy import truncated_weights
+from trainers.options import require
 from trainers.policy import Policy
 from trainers.randomness import generator_at
-from trainers.rewards import checked
-from trainers.rollouts import compiled_body, roll_out
+from trainers.reward_faults import FaultTolerantRewards
+from trainers.rollouts import balanced, compiled_body, exchanged, roll_out
 from trainers.saving import SelfContained
+from trainers.sharding import PARTS, ShardedTrainer
 
 DRAWS = "draws/"  # prefix of the drawn states in the inputs dictionary
 CANVAS = "canvas_ids"  # the whole canvas behind completion_ids, (B, L)
@@ -59,7 +62,7 @@ def pad_columns(mask: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(mask, (0, length - mask.size(1)))
 
 
-class ImprovedDiffuGRPOTrainer(SelfContained, MeasuredGRPOTrainer):
+class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewards, MeasuredGRPOTrainer):
     """`trl.GRPOTrainer` for a masked diffusion model.
 
     Overridden seams of trl 1.16 and why: `_generate_single_turn` (rollouts by `DiffusionGenerator`),
@@ -69,10 +72,11 @@ class ImprovedDiffuGRPOTrainer(SelfContained, MeasuredGRPOTrainer):
 
     Args:
         policy: the model to train.
-        reward_funcs: TRL reward functions; a failing one stops the run with a `RewardError`.
+        reward_funcs: TRL reward functions; of a failing one the values are left out (`trainers/reward_faults.py`).
         args: options.
         train_dataset, eval_dataset: rows with ``prompt`` and whatever the rewards read.
-        kwargs: further arguments of `trl.GRPOTrainer` (callbacks, peft_config, optimizers).
+        kwargs: further arguments of `FaultTolerantRewards` (verify, reward_time_limit) and of `trl.GRPOTrainer`
+            (callbacks, peft_config, optimizers).
     """
 
     trainer_name = "grpo"
@@ -117,7 +121,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, MeasuredGRPOTrainer):
             args.beta, args.sync_ref_model = 0.0, False
         super().__init__(
             model=policy.model,
-            reward_funcs=[checked(f) if callable(f) and not isinstance(f, nn.Module) else f for f in reward_funcs],
+            reward_funcs=reward_funcs,
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -130,8 +134,15 @@ class ImprovedDiffuGRPOTrainer(SelfContained, MeasuredGRPOTrainer):
             args.beta, args.sync_ref_model = beta, sync_reference
             self._adopt_reference(reference)
 
+    def check_sharded(self) -> None:
+        super().check_sharded()
+        if self.shards_weights:
+            require(self.args, "ds3_gather_for_generation", self.args.ds3_gather_for_generation, f"true under {PARTS}")
+
     def _adopt_reference(self, reference: nn.Module) -> None:
         """What TRL does with a reference model that it loaded itself."""
+        if self.shards_weights:
+            require(self.args, "sync_ref_model", not self.args.sync_ref_model, f"false under {PARTS}")
         self.beta = self.args.beta
         reference.requires_grad_(False)
         if self.is_deepspeed_enabled:
@@ -169,31 +180,29 @@ class ImprovedDiffuGRPOTrainer(SelfContained, MeasuredGRPOTrainer):
     @contextmanager
     def _sampling(self) -> Iterator[ModelDenoiser]:
         """The policy as a sampler calls it: beneath its wrappers, on gathered parameters."""
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-            ) as model,
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
-            compiled_body(model, self.args.compile_rollouts),
-        ):
+        with self.whole_weights() as model, compiled_body(model, self.args.compile_rollouts):
             yield self.policy.denoiser(model, self.args.compile_rollouts)
 
     def _rollout(self, denoiser: ModelDenoiser, prompt_ids: list[list[int]]) -> Trajectory:
         """Denoise in batches, in eval mode. A completion's noise is that of its place in the global batch, so that
-        neither batches nor processes show in it."""
-        rank, processes, rows = self.accelerator.process_index, self.accelerator.num_processes, len(prompt_ids)
-        keys = draw_keys(rows * processes, generator_at(*self._position("rollout")))[rank * rows : (rank + 1) * rows]
+        neither batches nor processes show in it; several processes share the prompts out by their lengths."""
+        share = self.share
+        keys = draw_keys(len(prompt_ids) * share.processes, generator_at(*self._position("rollout")))
         size = self.args.rollout_batch_size or self.args.per_device_train_batch_size
         tokenizer, device = self.policy.tokenizer, self.accelerator.device
         eos_id = tokenizer.eos_token_id
         sampler = build_generator(self.args, denoiser, self.schedule, self.masking_strategy, eos_id=eos_id)
         with denoiser.evaluating():
-            return roll_out(sampler, prompt_ids, keys, tokenizer.pad_token_id, size, device)
+            if share.processes == 1:
+                return roll_out(sampler, prompt_ids, keys, tokenizer.pad_token_id, size, device)
+            prompt_ids = gather_object(prompt_ids)
+            dealt = balanced(prompt_ids, share.processes, self.args.max_completion_length)
+            own = dealt[share.rank]
+            part = [prompt_ids[place] for place in own]
+            return exchanged(roll_out(sampler, part, keys[own], tokenizer.pad_token_id, size, device), dealt, share)
 
     def _draw(self, trajectory: Trajectory, prompt_length: int) -> list[Draws]:
-        """The states of every iteration over this batch; a rank draws its share of the global batch."""
+        """The states of every iteration over this batch: a rank draws its share of those of the global batch."""
         iterations = self.num_iterations if self.model.training else 1
         batch_size, length = trajectory.ids.shape
         return [
@@ -205,7 +214,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, MeasuredGRPOTrainer):
                 generator_at(*self._position("states"), i),
                 device=trajectory.ids.device,
                 trajectory=trajectory,
-                share=(self.accelerator.process_index, self.accelerator.num_processes),
+                share=self.share,
             )
             for i in range(iterations)
         ]
@@ -221,8 +230,11 @@ class ImprovedDiffuGRPOTrainer(SelfContained, MeasuredGRPOTrainer):
     ) -> Draws:
         """Scheduled sampling of the drawn states, in micro-batches; old, reference and current policy share them."""
         started, size = time.perf_counter(), self.args.per_device_train_batch_size
-        position = (*self._position("scheduled_sampling"), iteration, self.accelerator.process_index)
-        noise = generator_at(*position, device=canvas_ids.device)
+        noise = generator_at(*self._position("scheduled_sampling"), iteration, 0, device=canvas_ids.device)
+        assert draws.timestep is not None
+        timestep, at = self.share.gather(draws.timestep), self.state.global_step
+        departures = self.scheduled.depart(timestep, self.schedule.max_timesteps, at, noise)
+        departures = departures.rows(self.share.own(len(canvas_ids)))
         parts = []
         for start in range(0, len(canvas_ids), size):
             rows = slice(start, start + size)
@@ -234,8 +246,8 @@ class ImprovedDiffuGRPOTrainer(SelfContained, MeasuredGRPOTrainer):
                     prompt_mask[rows],
                     canvas_ids[rows],
                     draws.rows(rows),
-                    self.state.global_step,
-                    noise,
+                    at,
+                    departures.rows(rows),
                     self.args.temperature,
                 )
             )
@@ -303,7 +315,8 @@ class ImprovedDiffuGRPOTrainer(SelfContained, MeasuredGRPOTrainer):
         group = self.num_generations if self.model.training else self.num_generations_eval
         scores = self.args.wd1_psi * self.accelerator.gather(advantages).view(-1, group)
         weights = group * (scores.softmax(dim=1) - (-scores).softmax(dim=1))
-        return weights.flatten()[rank * size : (rank + 1) * size]
+        weights = weights.flatten().masked_fill(self.unscored, 0.0)  # nothing is known about these
+        return weights[rank * size : (rank + 1) * size]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """TRL's evaluation, on the same noise every time."""

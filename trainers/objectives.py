@@ -20,6 +20,7 @@ from core.masking_strategy import MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
 from core.reflexflow import masked_anti_drift, masked_frequency_compensation, visible_anti_drift
 from core.scheduled_sampling import RollOut, ScheduledSampling
+from core.share import Share
 from trainers.caching import RULES
 from trainers.config import ConfigError, DiffusionSFTConfig
 from trainers.exposure import SCHEDULED, bounds_apart, rollout_metrics
@@ -36,7 +37,8 @@ class MicroStep:
     """Where a batch stands in a run, and the two ways to call the model.
 
     Attributes:
-        position: all that the randomness of this micro-step may depend on.
+        position: where in the run this is: all that randomness may depend on, beside the row of the global batch.
+        share: which of these rows there are here.
         step: optimiser step; None in evaluation, where states are never rolled out.
         measure: whether to spend two forwards on the exposure bias.
         denoiser: the model in training, gradients included.
@@ -44,6 +46,7 @@ class MicroStep:
     """
 
     position: tuple[int | str, ...]
+    share: Share
     step: int | None
     measure: bool
     denoiser: EmbeddingDenoiser
@@ -81,7 +84,12 @@ class MaskedObjective(Objective):
     def __call__(self, at: MicroStep, prompt_ids: Tensor, prompt_mask: Tensor, ids: Tensor) -> Objected:
         batch = (prompt_ids, prompt_mask, ids)
         draws = self.nelbo_loss.draw(
-            self.masking, *ids.shape, prompt_ids.size(1), generator_at(*at.position), ids.device
+            self.masking,
+            *ids.shape,
+            prompt_ids.size(1),
+            generator_at(*at.position, 0),
+            ids.device,
+            share=at.share,
         )
         if at.step is None or not self.scheduled.active:
             denoiser, metrics = self._annealed(at, prompt_ids.size(1) + ids.size(1), ids.device)
@@ -89,10 +97,13 @@ class MaskedObjective(Objective):
             metrics["nelbo"] = estimate.sequence_bound.mean().item()
             return estimate.sequence_bound.mean() / ids.size(1), metrics
 
-        noise = generator_at(*at.position, "scheduled_sampling", device=ids.device)
+        noise = generator_at(*at.position, 0, "scheduled_sampling", device=ids.device)
         started = time.perf_counter()
+        assert draws.timestep is not None
+        timestep, most = at.share.gather(draws.timestep), self.nelbo_loss.schedule.max_timesteps
+        departures = self.scheduled.depart(timestep, most, at.step, noise).rows(at.share.own(len(ids)))
         rollout = self.scheduled.roll_out(
-            at.walker, self.masking, *batch, draws, at.step, noise, self.args.temperature
+            at.walker, self.masking, *batch, draws, at.step, departures, self.args.temperature
         )
         seconds, draws = time.perf_counter() - started, rollout.draws
         assert draws.rolled_out is not None
@@ -120,8 +131,9 @@ class MaskedObjective(Objective):
         metrics = {"future_visible": visible}
         if visible == 1:
             return at.denoiser, metrics
-        rule = annealed(length, visible, generator_at(*at.position, "attention_annealing"))
-        return AnnealedDenoiser(at.denoiser, rule.to(device)), metrics
+        longest = at.share.largest(length)
+        rule = annealed(longest, visible, generator_at(*at.position, 0, "attention_annealing"))
+        return AnnealedDenoiser(at.denoiser, rule[-length:, -length:].to(device)), metrics
 
     def _at_states(
         self, at: MicroStep, batch: tuple[Tensor, Tensor, Tensor], rollout: RollOut
@@ -245,11 +257,12 @@ class FlowObjective(Objective):
 
     def __call__(self, at: MicroStep, prompt_ids: Tensor, prompt_mask: Tensor, ids: Tensor) -> Objected:
         dim, max_timesteps = at.denoiser.embedding_table().size(1), self.nelbo_loss.schedule.max_timesteps
-        noise = generator_at(*at.position)
+        position = (*at.position, at.share.rank)  # noise for every component of every token: each rank its own
+        noise = generator_at(*position)
         draws = self.flow.draw(self.masking, *ids.shape, prompt_ids.size(1), dim, noise, ids.device)
         source = chosen = None
         if at.step is not None and self.scheduled.active:
-            noise = generator_at(*at.position, "scheduled_sampling")
+            noise = generator_at(*position, "scheduled_sampling")
             source, chosen = self.scheduled.draw_sources(draws.timestep, max_timesteps, at.step, noise)
         estimate = self.flow.score(
             at.denoiser,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
+from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -113,4 +114,5 @@ def last_feed_forward(model: nn.Module) -> nn.Module | None:
 
 
 def _inner(model: nn.Module) -> PreTrainedModel:
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    """The model beneath DDP or DeepSpeed, whose engine has a config of its own."""
+    return extract_model_from_parallel(model)

@@ -1,7 +1,9 @@
-"""Completions for a list of prompts, in batches of prompts of like length."""
+"""Completions for a list of prompts, in batches of prompts of like length, on one process or on several."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,6 +14,7 @@ from trl.trainer.utils import pad
 
 from core.flow_matching import FlowGenerator
 from core.generator import DiffusionGenerator
+from core.share import Share
 from core.trajectory import Trajectory
 
 
@@ -45,6 +48,54 @@ def roll_out(
         mask = pad([torch.ones_like(own) for own in ids], padding_value=0, padding_side="left")
         parts.append(sampler.generate(padded.to(device), mask.to(device), keys[rows]))
     return Trajectory.cat(parts)[torch.tensor(order, device=device).argsort()]
+
+
+def balanced(prompts: Sequence[Sequence[int]], parts: int, canvas_length: int) -> list[list[int]]:
+    """The prompts dealt out so that every part has like work: longest processing time first (Graham 1969).
+
+    Repetitions of a prompt, which follow one another, stay together up to an equal share of the prompts: they share
+    their first evaluation. So no part is empty where there are as many prompts as parts.
+
+    Args:
+        prompts: token ids, N of them.
+        parts: how many.
+        canvas_length: tokens that are evaluated beside a prompt's own.
+
+    Returns:
+        For each part its places among the prompts.
+    """
+    most, pieces = math.ceil(len(prompts) / parts), []
+    for place, prompt in enumerate(prompts):
+        if pieces and len(pieces[-1]) < most and prompts[pieces[-1][0]] == prompt:
+            pieces[-1].append(place)
+        else:
+            pieces.append([place])
+
+    def work(piece: list[int]) -> int:
+        return len(piece) * (len(prompts[piece[0]]) + canvas_length)
+
+    loads, dealt = [0] * parts, [[] for _ in range(parts)]
+    for piece in sorted(pieces, key=work, reverse=True):  # stable: every process comes to the same
+        lightest = loads.index(min(loads))
+        loads[lightest] += work(piece)
+        dealt[lightest] += piece
+    return dealt
+
+
+def exchanged(trajectory: Trajectory, dealt: list[list[int]], share: Share) -> Trajectory:
+    """What this process's part of the prompts was answered with, wherever that was; a collective.
+
+    Args:
+        trajectory: of the prompts that were dealt to this process, in that order.
+        dealt: as `balanced` has it.
+        share: the part of the prompts that is this process's.
+    """
+    most = max(map(len, dealt))
+    padded = trajectory[torch.arange(most, device=trajectory.ids.device) % len(trajectory)]
+    tensors = {name: share.gather(value) for name, value in vars(padded).items() if isinstance(value, Tensor)}
+    found = {place: part * most + i for part, places in enumerate(dealt) for i, place in enumerate(places)}
+    own = range(len(found))[share.own(len(found) // share.processes)]
+    return replace(padded, **tensors)[torch.tensor([found[place] for place in own], device=padded.ids.device)]
 
 
 _compiled: WeakKeyDictionary[torch.nn.Module, Callable] = WeakKeyDictionary()

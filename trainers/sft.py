@@ -1,6 +1,7 @@
 """Supervised fine-tuning of a diffusion model on given completions, see `trainers.objectives`."""
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,11 +14,14 @@ from core.nelbo import TrajectoryNELBOLoss
 from trainers.activations import checkpoint_activations
 from trainers.config import ConfigError, DiffusionSFTConfig, check_supported
 from trainers.exposure import SCHEDULED, log_follows
+from trainers.faults import FaultTolerant
 from trainers.memory_budget import settle_memory
 from trainers.objectives import OBJECTIVES, MicroStep
 from trainers.objects import build_loss, build_masking
+from trainers.options import require
 from trainers.policy import Policy
 from trainers.saving import SelfContained
+from trainers.sharding import ShardedTrainer, whole
 
 IGNORED = -100  # label that TRL puts on prompt tokens
 
@@ -45,7 +49,7 @@ class CanvasCollator:
         }
 
 
-class DiffusionSFTTrainer(SelfContained, SFTTrainer):
+class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrainer):
     """`trl.SFTTrainer` with a diffusion loss.
 
     Keeps TRL's data preparation, PEFT and bookkeeping; overrides the collator (fixed EOS-filled canvas),
@@ -59,6 +63,7 @@ class DiffusionSFTTrainer(SelfContained, SFTTrainer):
 
     trainer_name = "sft"
     loss_is_scaled_for_ga = False
+    position_name = "_micro_step"
 
     def __init__(
         self,
@@ -70,7 +75,7 @@ class DiffusionSFTTrainer(SelfContained, SFTTrainer):
     ):
         check_supported(args)
         checkpoint_activations(policy, args)
-        tokenizer = policy.tokenizer
+        self.policy, tokenizer = policy, policy.tokenizer
         args.max_length = None  # the canvas is the limit, checked below
         args.remove_unused_columns = False
         args.completion_only_loss = True
@@ -83,13 +88,15 @@ class DiffusionSFTTrainer(SelfContained, SFTTrainer):
             data_collator=CanvasCollator(args.max_completion_length, tokenizer.pad_token_id, tokenizer.eos_token_id),
             **kwargs,
         )
-        self.policy = policy
         self.nelbo_loss: TrajectoryNELBOLoss = build_loss(args)
         self.masking_strategy = build_masking(args)
         sync_masking_with_nelbo(self.masking_strategy, self.nelbo_loss)
         self.nelbo_loss.states_per_forward = args.states_per_forward
         self._memory_settled = args.memory_budget_gib is None
         self.objective = OBJECTIVES[args.prediction_type](args, self.nelbo_loss, self.masking_strategy, policy)
+        gathers = self.is_fsdp_enabled or not (self.shards_weights and self.objective.scheduled.active)
+        walks = "0 under DeepSpeed ZeRO-3, where walks of different lengths would wait for one another; FSDP2 has them"
+        require(args, "scheduled_sampling_max_step_offset", gathers, walks)
         self._micro_step = 0
         self._last_start: float | None = None
         _check_lengths(self.train_dataset, args.max_completion_length)
@@ -112,16 +119,23 @@ class DiffusionSFTTrainer(SelfContained, SFTTrainer):
         where = ("train", state.global_step, self._micro_step) if training else ("eval", 0, 0)
         self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
         at = MicroStep(
-            position=(self.args.seed, *where, self.accelerator.process_index),
+            position=(self.args.seed, *where),
+            share=self.share,
             step=state.global_step if training else None,
             measure=training and log_follows(state),
             denoiser=self.policy.denoiser(model),
             walker=self.policy.denoiser(self.accelerator.unwrap_model(model)),
         )
-        loss, metrics = self.objective(at, inputs["prompt_ids"], inputs["prompt_mask"], inputs["completion_ids"])
+        with self._walking(model):
+            loss, metrics = self.objective(at, inputs["prompt_ids"], inputs["prompt_mask"], inputs["completion_ids"])
         for name, value in metrics.items():
             self._metrics["train" if training else "eval"][name].append(value)
         return loss
+
+    def _walking(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Whole weights where processes make different numbers of forwards, from here to the end of the backward."""
+        walks = self.model.training and self.objective.scheduled.active
+        return whole(model, resharded=False) if walks and self.is_fsdp_enabled else nullcontext()
 
     def _log_step_time(self, training: bool) -> None:
         """Seconds from one micro-step's start to the next one's, in runs where part of it goes into rollouts."""

@@ -26,6 +26,7 @@ from core.estimators import ESTIMATORS, GaussQuadrature, MergedReplay, Selection
 from core.exact import any_order_average, conditional_logps, exact_log_likelihood, exact_nelbo, subsets
 from core.likelihood import Draws, Likelihood, predict_states
 from core.masking_strategy import DiffusionMaskingStrategy
+from core.share import Share
 from core.trajectory import NEVER, Trajectory
 
 LENGTH, STEPS = 4, 3
@@ -105,7 +106,7 @@ def test_draws_depend_on_their_generator_alone_and_a_share_is_that_of_the_whole(
     first, again, other = (draw(likelihood, masking, trajectory, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     parts = enumerate((slice(3), slice(3, 6)))
-    halves = [draw(likelihood, masking, trajectory[rows], 1, share=(i, 2)) for i, rows in parts]
+    halves = [draw(likelihood, masking, trajectory[rows], 1, share=Share(i, 2)) for i, rows in parts]
     joined = Draws.cat(halves)
     for field, value in first.to_dict("").items():
         assert torch.equal(value, again.to_dict("")[field]), field

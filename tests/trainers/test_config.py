@@ -92,8 +92,8 @@ REFUSED = [
     ("masking: {alpha_schedule: linear}", [], ["schedule is set once, in loss", "loss.alpha_schedule"]),
     ("{}", ["--generation.alpha_min", ".1"], ["schedule is set once, in loss", "loss.alpha_min"]),
     ("trainer: sft\ntraining: {num_generations: 8}", [], ["only trainer grpo has it"]),
-    ("trainer: dpo", [], ["trainer='dpo'", "grpo, sft"]),
-    ("{}", ["--trainer"], ["trainer=()", "grpo, sft"]),
+    ("trainer: ppo", [], ["trainer='ppo'", "grpo, sft, dpo"]),
+    ("{}", ["--trainer"], ["trainer=()", "grpo, sft, dpo"]),
     # one setting, two values
     ("generation: {steps: 4}\nmax_timesteps: 8", [], ["generation.steps is set twice", "4", "max_timesteps=8"]),
     ("generation: {steps: 4, max_timesteps: 8}", [], ["generation.steps is set twice"]),
@@ -189,7 +189,7 @@ REFUSED = [
     ("task: {max_operations: 2, min_operations: 3}", [], ["task.max_operations=2", "task.min_operations=3"]),
     ("task: {train_size: 0}", [], ["task.train_size=0", "at least 1"]),
     ("task: {data_files: [a], dataset_name: b}", [], ["task.dataset_name='b'", "task.data_files"]),
-    ("training: {num_generations: 3}", [], ["section training", "num_generations"]),  # TRL's own check
+    ("training: {num_generations: 3}", [], ["training.per_device_train_batch_size=8", "num_generations=3"]),
     ("trainer: sft\nloss: {source: rollout}", [], ["loss.source='rollout'", "no recorded rollout"]),
     ("trainer: sft\ntraining: {packing: true}", [], ["training.packing=True", "fixed length"]),
     # scheduled sampling

@@ -4,34 +4,7 @@ import math
 
 import pytest
 import torch
-from accelerate import debug_launcher
-from accelerate.state import AcceleratorState, GradientState
-
-from trainers.grpo import ImprovedDiffuGRPOTrainer
-
-# not entropy: TRL averages it over tokens on each process first, and processes differ in how many they have
-METRICS = ("loss", "grad_norm", "nelbo", "nelbo_standard_error", "kl", "reward", "ratio_log_max")
-
-
-def train_and_save(make, processes, path):
-    """Train in this process, or in two forked ones; returns (metrics by step, weights, states of GRPO) of each."""
-
-    def train():
-        AcceleratorState._reset_state(reset_partial_state=True)  # the parent's says: one process
-        GradientState._reset_state()
-        trainer = make(8 // processes)
-        assert trainer.accelerator.num_processes == processes
-        trainer.train()
-        logs = [{key: entry[key] for key in METRICS if key in entry} for entry in trainer.state.log_history[:-1]]
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        record = {"logs": logs, "weights": model.state_dict()}
-        if isinstance(trainer, ImprovedDiffuGRPOTrainer):
-            draws = trainer._buffered_inputs[0]
-            record |= {name: draws[f"draws/{name}"] for name in ("hidden", "shown") if f"draws/{name}" in draws}
-        torch.save(record, path / f"{processes}-{trainer.accelerator.process_index}.pt")
-
-    debug_launcher(train, num_processes=processes)
-    return [torch.load(path / f"{processes}-{rank}.pt", weights_only=True) for rank in range(processes)]
+from processes import train_and_save
 
 
 @pytest.mark.parametrize(
@@ -45,23 +18,12 @@ def train_and_save(make, processes, path):
     ],
     ids=str,
 )
-def test_two_processes_train_as_one(make_grpo, make_policy, splits, tokenizer, tmp_path, options):
-    prompts = list(splits["train"]["prompt"])
-    lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
-    common = max(set(lengths), key=lengths.count)  # ranks pad their prompts by themselves
-    chosen = splits["train"].select([i for i, length in enumerate(lengths) if length == common])
-    assert len(chosen) >= 8
+def test_two_processes_train_as_one(make_grpo, make_policy, tmp_path, options):
     start = make_policy().model.state_dict()
-
-    class OnChosen(ImprovedDiffuGRPOTrainer):
-        def __init__(self, policy, rewards, args, train, evaluation, **kwargs):
-            super().__init__(policy, rewards, args, chosen, evaluation, **kwargs)
 
     def make(batch):
         # plain gradient descent: Adam divides rounding errors by their own size
-        return make_grpo(
-            cls=OnChosen, per_device_train_batch_size=batch, max_steps=4, optim="sgd", learning_rate=0.1, **options
-        )
+        return make_grpo(per_device_train_batch_size=batch, max_steps=4, optim="sgd", learning_rate=0.1, **options)
 
     (one,) = train_and_save(make, 1, tmp_path)
     two = train_and_save(make, 2, tmp_path)
@@ -73,15 +35,14 @@ def test_two_processes_train_as_one(make_grpo, make_policy, splits, tokenizer, t
     assert not torch.equal(one["weights"]["lm_head.weight"], start["lm_head.weight"])
     assert all(math.isfinite(value) for entry in one["logs"] for value in entry.values())
     # the two parts' states, one below the other and in any order (trl shuffles rows), are those of the whole
-    states = torch.cat([rank["hidden"] for rank in two]).flatten(1).tolist()
-    assert sorted(states) == sorted(one["hidden"].flatten(1).tolist())
+    assert sorted(row for rank in two for row in rank["rollout"]) == sorted(one["rollout"])
 
 
 ROLLED_OUT = {"scheduled_sampling_max_step_offset": 5, "scheduled_sampling_probability": 0.5}
 
 
 def test_two_processes_share_rolled_out_states_between_their_policies(make_grpo, tmp_path):
-    """Walks draw other tokens on each rank, so no run of one process is the same; ratio and weights still are."""
+    """Old, reference and current policy are scored on the same walks: every ratio is 1 where nothing is learned."""
 
     def make(batch):
         options = {"nelbo_source": "forward", "num_iterations": 2, "beta": 0.1, **ROLLED_OUT}
@@ -90,7 +51,8 @@ def test_two_processes_share_rolled_out_states_between_their_policies(make_grpo,
     ranks = train_and_save(make, 2, tmp_path)
     assert len(ranks[0]["logs"]) == 2 and ranks[0]["logs"] == ranks[1]["logs"]
     assert all(entry["kl"] == entry["ratio_log_max"] == 0.0 for entry in ranks[0]["logs"])
-    assert not torch.equal(ranks[0]["shown"], ranks[1]["shown"])
+    shown = [[row[2] for row in rank["rollout"]] for rank in ranks]
+    assert shown[0] != shown[1], "each has its own rows"
 
 
 @pytest.mark.parametrize(

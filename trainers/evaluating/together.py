@@ -1,0 +1,49 @@
+"""Held-out accuracy by all processes of a run: each answers its part of the problems."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+
+from trainers.evaluation import GREEDY, SAMPLED, Answer, Evaluation, Evaluator
+from trainers.policy import Policy
+from trainers.rollouts import balanced
+from trainers.sharding import ShardedTrainer
+
+
+def evaluate_together(trainer: ShardedTrainer, evaluator: Evaluator) -> dict[str, Evaluation]:
+    """`Evaluator.both` of the model in training, on every process; a collective.
+
+    A completion's noise is that of its problem, so the outcome is that of one process. Nobody waits for the main
+    process to answer all alone, for longer than processes wait for one another.
+    """
+    with trainer.whole_weights() as model, _on(trainer.accelerator.device, model):
+        policy = replace(trainer.policy, model=model)
+        prompts = policy.tokenizer(list(evaluator.problems["prompt"]))["input_ids"]
+        dealt = balanced(prompts, trainer.share.processes, evaluator.args.max_completion_length)
+        own, clusters = sorted(dealt[trainer.share.rank]), evaluator.problems["cluster"]
+        return {
+            name: Evaluation.of(_answers(evaluator, policy, temperature, own), clusters)
+            for name, temperature in ((SAMPLED, evaluator.args.temperature), (GREEDY, 0.0))
+        }
+
+
+@contextmanager
+def _on(device: torch.device, model: nn.Module) -> Iterator[None]:
+    """Meanwhile a model that is to be sharded, and waits for that on the CPU, is where it can be run."""
+    before = next(model.parameters()).device
+    moved = before.type != device.type
+    if moved:
+        model.to(device)
+    yield
+    if moved:
+        model.to(before)
+
+
+def _answers(evaluator: Evaluator, policy: Policy, temperature: float, own: Sequence[int]) -> list[Answer]:
+    """The answers of all processes, in the order of the problems."""
+    answers = evaluator.answer(policy, temperature, own) if own else []
+    return sorted(gather_object(answers), key=lambda answer: answer.problem)
