@@ -1,7 +1,7 @@
 """Checkpoints: is one whole, and which is the last. A damaged file is named before any work is done.
 
-A checkpoint of these trainers has a manifest (`trainers.manifest`), which tells a flipped byte too. One without, of an
-older version or another trainer, is looked at as far as its files tell.
+A checkpoint of these trainers has a manifest (`trainers.faults.manifest`), which tells a flipped byte too. One
+without, of an older version or another trainer, is looked at as far as its files tell.
 """
 
 import json
@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from trainers.config import ConfigError
-from trainers.manifest import MANIFEST, damage
-from trainers.publishing import recover
+from trainers.faults.manifest import MANIFEST, damage
+from trainers.faults.publishing import recover
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 STATE = ("trainer_state.json", "optimizer.pt", "scheduler.pt")

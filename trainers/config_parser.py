@@ -33,14 +33,15 @@ from trainers.config import (
     TaskArguments,
     check_block_causal,
 )
+from trainers.config_dpo import DiffusionDPOConfig
 from trainers.options import dotted
 
-TRAINERS: dict[str, type] = {"grpo": ImprovedDiffuGRPOConfig, "sft": DiffusionSFTConfig}
+TRAINERS: dict[str, type] = {"grpo": ImprovedDiffuGRPOConfig, "sft": DiffusionSFTConfig, "dpo": DiffusionDPOConfig}
 
 # One flag that fills a field of two dataclasses: ours when the model is loaded, TRL's when TRL loads something itself.
 SHARED = {"trust_remote_code"}
 
-USAGE = "%(prog)s CONFIG.yaml [--trainer grpo|sft] [--section.key VALUE | --flat_name VALUE ...]"
+USAGE = "%(prog)s CONFIG.yaml [--trainer grpo|sft|dpo] [--section.key VALUE | --flat_name VALUE ...]"
 
 EXPECTED = {int: "a whole number", float: "a number", str: "one value", string_to_bool: "true or false"}
 
@@ -50,7 +51,7 @@ class ExperimentConfig:
     """What one run needs to know; `describe()` says what it was told."""
 
     trainer: str
-    training: ImprovedDiffuGRPOConfig | DiffusionSFTConfig
+    training: ImprovedDiffuGRPOConfig | DiffusionSFTConfig | DiffusionDPOConfig
     model: ModelArguments
     task: TaskArguments
     config_path: Path
@@ -197,7 +198,8 @@ class SectionParser(HfArgumentParser):
             return f"it belongs to section {name.partition('.')[0]}: write {name}"
         if not section and key in keys:
             return f"did you mean {self.dotted[keys[key]]!r}?"
-        others = [t for t, cls in TRAINERS.items() if key in {f.name for f in fields(cls)} and t != self.trainer]
+        known = {t: {name for f in fields(cls) for name in (f.name, dotted(f))} for t, cls in TRAINERS.items()}
+        others = [t for t, names in known.items() if {key, spelling} & names and t != self.trainer]
         if others and section in (*SECTIONS, ""):
             return f"only trainer {others[0]} has it, and this is trainer {self.trainer}"
         known = f"sections are {', '.join(SECTIONS)}" if section and section not in SECTIONS else "see --help"

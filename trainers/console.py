@@ -16,7 +16,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging
 
 from trainers.config import ConfigError
-from trainers.stopping import RunError, RunStopped
+from trainers.faults.stopping import RunError, RunStopped
 
 # key in the log -> (label, format); those that a run does not have are left out
 SHOWN = {

@@ -8,13 +8,16 @@ from datasets import Dataset
 from core.masking_strategy import sync_masking_with_nelbo
 from trainers.adapters import lora_config
 from trainers.config import ImprovedDiffuGRPOConfig, check_block_causal
+from trainers.config_dpo import DiffusionDPOConfig
 from trainers.config_parser import ExperimentConfig
+from trainers.dpo import DiffusionDPOTrainer
 from trainers.evaluating.identity import data_hash
 from trainers.evaluation import Evaluator
 from trainers.grpo import ImprovedDiffuGRPOTrainer
 from trainers.models import load_policy
 from trainers.objects import build_loss, build_masking
 from trainers.policy import Policy
+from trainers.preferences import preference_pairs
 from trainers.provenance import Provenance
 from trainers.sft import DiffusionSFTTrainer
 from trainers.task_loading import load_task as load_task  # the first thing that a script does
@@ -31,13 +34,25 @@ def load_experiment_policy(config: ExperimentConfig, train: Dataset) -> Policy:
 
 def build_trainer(
     config: ExperimentConfig, task: ModuleType, splits: dict[str, Dataset], policy: Policy
-) -> ImprovedDiffuGRPOTrainer | DiffusionSFTTrainer:
+) -> ImprovedDiffuGRPOTrainer | DiffusionSFTTrainer | DiffusionDPOTrainer:
     """The trainer that the config names, on the task's rewards and splits."""
     args, adapter = config.training, lora_config(config.model, policy.model)
     train, validation = splits["train"], splits["validation"]
     if isinstance(args, ImprovedDiffuGRPOConfig):
         rewards = [task.REWARDS[name] for name in config.task.rewards]
-        trainer = ImprovedDiffuGRPOTrainer(policy, rewards, args, train, validation, peft_config=adapter)
+        trainer = ImprovedDiffuGRPOTrainer(
+            policy,
+            rewards,
+            args,
+            train,
+            validation,
+            peft_config=adapter,
+            verify=task.verify,
+            reward_time_limit=config.task.reward_time_limit,
+        )
+    elif isinstance(args, DiffusionDPOConfig):
+        pairs = preference_pairs(config, splits, policy, build_evaluator(config, task, validation))
+        trainer = DiffusionDPOTrainer(policy, args, pairs["train"], pairs.get("validation"), peft_config=adapter)
     else:
         trainer = DiffusionSFTTrainer(policy, args, train, validation, peft_config=adapter)
     trainer.provenance = describe(config, splits, policy)

@@ -40,7 +40,7 @@ from trainers.off_policy import truncated_weights
 from trainers.options import require
 from trainers.policy import Policy
 from trainers.randomness import generator_at
-from trainers.reward_faults import FaultTolerantRewards
+from trainers.rewarding.tolerant import FaultTolerantRewards
 from trainers.rollouts import balanced, compiled_body, exchanged, roll_out
 from trainers.saving import SelfContained
 from trainers.sharding import PARTS, ShardedTrainer
@@ -72,7 +72,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
 
     Args:
         policy: the model to train.
-        reward_funcs: TRL reward functions; of a failing one the values are left out (`trainers/reward_faults.py`).
+        reward_funcs: TRL reward functions; what fails is left out (`trainers/rewarding/tolerant.py`).
         args: options.
         train_dataset, eval_dataset: rows with ``prompt`` and whatever the rewards read.
         kwargs: further arguments of `FaultTolerantRewards` (verify, reward_time_limit) and of `trl.GRPOTrainer`

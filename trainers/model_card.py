@@ -20,6 +20,8 @@ KNOWN: dict[str, tuple[str | None, str]] = {
 METHODS = {
     "grpo": "reinforcement learning by GRPO (2402.03300), on the log-probabilities of estimator `{likelihood}`",
     "sft": "supervised fine-tuning on the masked-diffusion bound (MDLM, 2406.07524)",
+    "dpo": "preference training by DPO (2305.18290) on differences of likelihood bounds (VRPO, 2505.19223), estimator "
+    "`{likelihood}`",
 }
 
 

@@ -35,7 +35,7 @@ class Provenance:
 
     Attributes:
         sampling: values of `SAMPLING`.
-        trainer: grpo or sft; None: not trained here.
+        trainer: grpo, sft or dpo; None: not trained here.
         base: name of the model that training started from, good on any machine; empty: from nothing, or not known.
         settings: deviations from defaults, by section; a config file.
         task: name, source, and for each split its size and sha256.

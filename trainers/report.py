@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from trainers.files import replace_file as replace_file
-from trainers.reward_hacking import HEADER, reward_summary, reward_table
-from trainers.reward_log import STRICT, read_rewards
+from trainers.rewarding.hacking import HEADER, reward_summary, reward_table
+from trainers.rewarding.log import STRICT, read_rewards
 from trainers.statistics import Z95, Interval
 
 Row = Mapping[str, Any]
@@ -405,7 +405,7 @@ def _rewards_section(summary: Row, held_out: Mapping[str, Any], rewards: Row) ->
         names = ", ".join("the total" if name == "reward" else name for name in summary["flagged"])
         verdict = f"**Reward hacking?** While strict accuracy falls, these rise: {names}. " if names else ""
         rule = "Start and end are the means of the first and the last fifth of the log; a change beyond 2 standard "
-        parts += [table(HEADER, lines), f"{verdict}{rule}errors counts (`trainers/reward_hacking.py`)."]
+        parts += [table(HEADER, lines), f"{verdict}{rule}errors counts (`trainers/rewarding/hacking.py`)."]
     failures = rewards.get("failures", [])
     if failures:
         header = ("reward", "failure", "failed calls", "completions left out", "last step", "last message", "of")

@@ -10,7 +10,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from trainers.config import ConfigError
-from trainers.faults import FaultTolerant
+from trainers.faults.tolerant import FaultTolerant
 
 
 class ResumableSampler(Sampler):

@@ -14,7 +14,7 @@ from core.nelbo import TrajectoryNELBOLoss
 from trainers.activations import checkpoint_activations
 from trainers.config import ConfigError, DiffusionSFTConfig, check_supported
 from trainers.exposure import SCHEDULED, log_follows
-from trainers.faults import FaultTolerant
+from trainers.faults.tolerant import FaultTolerant
 from trainers.memory_budget import settle_memory
 from trainers.objectives import OBJECTIVES, MicroStep
 from trainers.objects import build_loss, build_masking

@@ -7,7 +7,7 @@ import pytest
 
 from trainers.checkpoints import check_checkpoint, checkpoint_to_resume
 from trainers.config import ConfigError
-from trainers.manifest import write_manifest
+from trainers.faults.manifest import write_manifest
 
 MANIFEST = "manifest.json"
 FILES = (

@@ -13,9 +13,9 @@ from endings import assert_same, run
 from peft import LoraConfig
 from transformers import LlamaForCausalLM, TrainerState, modeling_utils
 
-from trainers import publishing, whole_saves
+from trainers.faults import publishing, whole_saves
+from trainers.faults.manifest import MANIFEST
 from trainers.grpo import ImprovedDiffuGRPOTrainer
-from trainers.manifest import MANIFEST
 
 SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, "lr_scheduler_type": "linear"}
 # what a step is made of, and every call that touches the disk; those that write a file are given its path

@@ -11,9 +11,9 @@ from endings import assert_same, in_a_child, run
 from processes import launch
 from transformers import TrainerCallback
 
-from trainers import stopping
 from trainers.checkpoints import check_checkpoint
-from trainers.stopping import SIGNALS, RunStopped, StopOnSignal
+from trainers.faults import stopping
+from trainers.faults.stopping import SIGNALS, RunStopped, StopOnSignal
 
 NEVER = {"save_strategy": "steps", "save_steps": 100, "lr_scheduler_type": "linear"}
 

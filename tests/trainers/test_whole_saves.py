@@ -9,12 +9,12 @@ import pytest
 import torch
 from processes import launch
 
-from trainers import disk_space, publishing, whole_saves
 from trainers.checkpoints import check_checkpoint, checkpoint_to_resume
 from trainers.config import ConfigError
-from trainers.disk_space import bytes_of, checkpoint_bytes, model_bytes, needed_instead
-from trainers.manifest import MANIFEST
-from trainers.stopping import RunError
+from trainers.faults import disk_space, publishing, whole_saves
+from trainers.faults.disk_space import bytes_of, checkpoint_bytes, model_bytes, needed_instead
+from trainers.faults.manifest import MANIFEST
+from trainers.faults.stopping import RunError
 
 SAVING = {"save_strategy": "steps", "save_steps": 1}
 PLENTY = 10**15

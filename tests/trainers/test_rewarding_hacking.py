@@ -11,9 +11,9 @@ from PIL import Image
 
 from trainers.grpo import ImprovedDiffuGRPOTrainer
 from trainers.report import write_report
-from trainers.reward_hacking import BLOCKS, PARTS, change_of, fell_on_held_out, reward_summary, trends_of
-from trainers.reward_log import STRICT, Failures, RewardLog
-from trainers.reward_watch import FIRST_LOOK, RewardHackingCallback
+from trainers.rewarding.hacking import BLOCKS, PARTS, change_of, fell_on_held_out, reward_summary, trends_of
+from trainers.rewarding.log import STRICT, Failures, RewardLog
+from trainers.rewarding.watch import FIRST_LOOK, RewardHackingCallback
 from trainers.tasks.numbers import Verdict
 
 ROWS = 100

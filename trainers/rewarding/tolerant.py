@@ -23,9 +23,9 @@ from trl import GRPOTrainer
 from trl.trainer.utils import nanstd
 
 from trainers.options import refusal, require
-from trainers.reward_log import STRICT, Failures, RewardLog
-from trainers.reward_watch import RewardHackingCallback, RewardLogCallback
-from trainers.rewards import REWARD_TIME_LIMIT, Fault, GuardedReward, guard, shown
+from trainers.rewarding.guard import REWARD_TIME_LIMIT, Fault, GuardedReward, guard, shown
+from trainers.rewarding.log import STRICT, Failures, RewardLog
+from trainers.rewarding.watch import RewardHackingCallback, RewardLogCallback
 
 STALLED = 3  # rollouts in a row without a single value, after which a reward is said to teach nothing
 

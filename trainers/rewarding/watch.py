@@ -7,8 +7,8 @@ from typing import Any
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainers.reward_hacking import BLOCKS, PARTS, accuracy_change, trends_of
-from trainers.reward_log import RewardLog
+from trainers.rewarding.hacking import BLOCKS, PARTS, accuracy_change, trends_of
+from trainers.rewarding.log import RewardLog
 
 ERRORS = 3.0  # standard errors: more than at the end of a run, as every look may raise a false alarm
 FIRST_LOOK = PARTS * BLOCKS  # rows of the log

@@ -6,8 +6,8 @@ number (or None, which is TRL's "does not apply" and no fault), no list, or a li
 A call that fails as a whole is repeated completion by completion, so that one poisonous completion costs only itself.
 So a reward that compares completions of a batch sees single ones then, and one that asks a paid service asks twice.
 The limit is per call, for the whole batch; the repetition has the same limit once more, shared out among the
-completions. See `trainers/time_limit.py` for what cannot be interrupted; an async reward is interrupted where it
-awaits. A reward model (nn.Module) is not guarded, but a value of it that is not finite counts as failed.
+completions. See `trainers/rewarding/time_limit.py` for what cannot be interrupted; an async reward is interrupted
+where it awaits. A reward model (nn.Module) is not guarded, but a value of it that is not finite counts as failed.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 
-from trainers.time_limit import TimeUp, within
+from trainers.rewarding.time_limit import TimeUp, within
 
 REWARD_TIME_LIMIT = 60.0  # seconds a call
 UNKNOWN = 0.0  # stands for a failed value, because TRL warns at length about rows that have none at all

@@ -20,7 +20,7 @@ class Failures:
     """All failures of one kind of one reward.
 
     Attributes:
-        reward, kind: whose, and how (`trainers.rewards.Fault`).
+        reward, kind: whose, and how (`trainers.rewarding.guard.Fault`).
         calls: calls with such a failure, of all processes.
         completions: completions that have no value by it; fewer than failed where a repeated call went well.
         step, message, completion: the last one.

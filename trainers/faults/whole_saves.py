@@ -10,7 +10,7 @@ from torch import nn
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from trainers.disk_space import (
+from trainers.faults.disk_space import (
     bytes_of,
     checkpoint_bytes,
     disk_full,
@@ -19,10 +19,10 @@ from trainers.disk_space import (
     model_bytes,
     needed_instead,
 )
-from trainers.manifest import write_manifest
+from trainers.faults.manifest import write_manifest
+from trainers.faults.publishing import PARTIAL, publish, recover, staged
+from trainers.faults.stopping import RunError
 from trainers.options import ConfigError
-from trainers.publishing import PARTIAL, publish, recover, staged
-from trainers.stopping import RunError
 
 ATTEMPTS = 3  # at one checkpoint: a disk that is full at each is filled by somebody else
 

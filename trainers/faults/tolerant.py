@@ -1,8 +1,8 @@
 """What a run does when its machine or its numbers fail; docs/faults.md is the table."""
 
-from trainers.finite_steps import FiniteSteps
-from trainers.stopping import StopsOnSignals
-from trainers.whole_saves import WholeSaves
+from trainers.faults.finite_steps import FiniteSteps
+from trainers.faults.stopping import StopsOnSignals
+from trainers.faults.whole_saves import WholeSaves
 
 
 class FaultTolerant(StopsOnSignals, FiniteSteps, WholeSaves):

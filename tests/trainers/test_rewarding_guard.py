@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 
-from trainers.rewards import SHOWN, UNKNOWN, Fault, guard, read_values, shown
+from trainers.rewarding.guard import SHOWN, UNKNOWN, Fault, guard, read_values, shown
+from trainers.rewarding.time_limit import TimeUp, within
 from trainers.tasks import gsm8k
-from trainers.time_limit import TimeUp, within
 
 LIMIT = 0.2  # seconds
 POISON = "poison"
@@ -155,7 +155,7 @@ POISONS = {
 
 @pytest.fixture(autouse=True)
 def ring_again_soon(monkeypatch):
-    monkeypatch.setattr("trainers.time_limit.AGAIN", 0.05)
+    monkeypatch.setattr("trainers.rewarding.time_limit.AGAIN", 0.05)
 
 
 @pytest.mark.parametrize("poison", POISONS, ids=lambda poison: poison.__name__)
@@ -202,8 +202,8 @@ def test_where_all_hang_the_repetition_has_the_limit_once_more(monkeypatch):
         clock[0] += seconds
         raise TimeUp
 
-    monkeypatch.setattr("trainers.rewards.within", hangs)
-    monkeypatch.setattr("trainers.rewards.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("trainers.rewarding.guard.within", hangs)
+    monkeypatch.setattr("trainers.rewarding.guard.time.monotonic", lambda: clock[0])
     reward = guard(length_of, LIMIT)
     assert reward(completions=TEXTS) == [UNKNOWN] * 4
     assert allowed == pytest.approx([LIMIT, *[LIMIT / 4] * 4])

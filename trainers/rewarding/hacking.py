@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from trainers.reward_log import STRICT
+from trainers.rewarding.log import STRICT
 
 PARTS = 5  # start and end are one part each
 BLOCKS = 5  # means within a part
