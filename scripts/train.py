@@ -1,4 +1,4 @@
-"""Train a masked diffusion language model, by GRPO or by SFT as the config says.
+"""Train a masked diffusion language model, by GRPO, SFT or DPO as the config says.
 
     python scripts/train.py configs/trajectory_nelbo_gsm8k.yaml [--loss.alpha_schedule linear] [--learning_rate 2e-6]
     ...

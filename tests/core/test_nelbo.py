@@ -27,6 +27,7 @@ from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import COUPLINGS, REPLAYS, SOURCES, TrajectoryNELBOLoss
 from core.samplers import SAMPLERS
 from core.selection import SELECTIONS
+from core.share import WHOLE, Share
 from core.solvers import SOLVERS
 from core.trajectory import NEVER, Trajectory
 
@@ -446,10 +447,9 @@ def any_draws(source: str, coupling: str = "nested", replay: str = "drawn", seed
     masking, nelbo = synced(source=source, coupling=coupling, replay=replay, num_draws=4)
     masking.p_mask_prompt = 0.5
     out = rollout(rows=6)
-    rank, processes = options.get("share", (0, 1))
-    rows = 6 // processes
-    out = out[rank * rows : (rank + 1) * rows]
-    return nelbo.draw(masking, rows, 6, 3, rng(seed), trajectory=out, **options)
+    share = options.get("share", WHOLE)
+    rows = 6 // share.processes
+    return nelbo.draw(masking, rows, 6, 3, rng(seed), trajectory=out[share.own(rows)], **options)
 
 
 KINDS = [("forward", coupling, "drawn") for coupling in COUPLINGS] + [("rollout", "nested", r) for r in REPLAYS]
@@ -460,7 +460,7 @@ KINDS = [("forward", coupling, "drawn") for coupling in COUPLINGS] + [("rollout"
 def test_processes_get_the_rows_of_the_global_draw(kind, processes):
     whole, rows = any_draws(*kind), 6 // processes
     for rank in range(processes):
-        part = any_draws(*kind, share=(rank, processes))
+        part = any_draws(*kind, share=Share(rank, processes))
         assert_same(part, whole.rows(slice(rank * rows, (rank + 1) * rows)))
     assert len(whole.prompt_hidden.unique(dim=0)) == 6  # no process repeats another
 

@@ -335,7 +335,7 @@ def test_signal_of_the_gradient_is_logged_once_two_updates_can_be_compared(make_
 @pytest.mark.parametrize(
     ("options", "warned"),
     [
-        ({"learning_rate": 0.5, "num_iterations": 8}, {"training.num_iterations", "training.learning_rate"}),
+        ({"learning_rate": 0.1, "num_iterations": 8}, {"training.num_iterations", "training.learning_rate"}),
         ({"learning_rate": 1e-4, "num_iterations": 2}, set()),
     ],
     ids=["broken", "healthy"],
