@@ -9,12 +9,11 @@ import warnings
 import zipfile
 from pathlib import Path
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from trainers.config import ConfigError
+from trainers.evaluating.processes import Processes
 from trainers.faults.manifest import MANIFEST, damage
 from trainers.faults.publishing import recover
 
@@ -37,16 +36,7 @@ def checkpoint_to_resume(wanted: str, output_dir: str) -> Path | None:
     Raises:
         ConfigError: there is none, or one of the files of the directory that was asked for is missing or damaged.
     """
-    found: list[Path | str | None] = [None]
-    if PartialState().is_main_process:
-        try:
-            found = [_checkpoint_to_resume(wanted, output_dir)]
-        except ConfigError as error:
-            found = [str(error)]
-    broadcast_object_list(found)
-    if isinstance(found[0], str):
-        raise ConfigError(found[0])
-    return found[0]
+    return Processes.current().from_first(lambda: _checkpoint_to_resume(wanted, output_dir))
 
 
 def _checkpoint_to_resume(wanted: str, output_dir: str) -> Path | None:

@@ -14,18 +14,18 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import datasets
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 
 from trainers.config import ConfigError
 from trainers.config_dpo import DiffusionDPOConfig
 from trainers.config_parser import ExperimentConfig
 from trainers.evaluating.identity import data_hash, settings, weights_hash
+from trainers.evaluating.processes import Processes
 from trainers.evaluation import Answer, Evaluator
 from trainers.files import replace_file
 from trainers.policy import Policy
@@ -132,7 +132,7 @@ def own_pairs(
 
     Every process completes a share of the problems and has all pairs in the end.
     """
-    args, state = config.training, PartialState()
+    args, processes = config.training, Processes.current()
     problems = problems.select(range(min(args.preference_problems or len(problems), len(problems))))
     if not policy.quantised:  # which are where they belong
         policy.model.to(args.device)
@@ -144,13 +144,12 @@ def own_pairs(
         "pairs_per_problem": args.pairs_per_problem,
         "settings": settings(config),
     }
-    found = [_read_back(folder, split, depends_on) if state.is_main_process else None]
-    broadcast_object_list(found)
-    if found[0] is None:
-        found = [_make(args, policy, replace(evaluator, problems=problems))]
-        if state.is_main_process:
-            _write(folder, split, depends_on, *found[0])
-    pairs, counts = found[0]
+    found = processes.from_first(lambda: _read_back(folder, split, depends_on))
+    if found is None:
+        found = _make(args, policy, replace(evaluator, problems=problems), processes)
+        if processes.first:
+            _write(folder, split, depends_on, *found)
+    pairs, counts = found
     if not pairs:
         raise ConfigError(
             f"preferences: no {split} problem has completions of both kinds ({_told(counts)}); expected another "
@@ -161,10 +160,12 @@ def own_pairs(
     return dataset
 
 
-def _make(args: DiffusionDPOConfig, policy: Policy, evaluator: Evaluator) -> tuple[list[Pair], dict[str, int]]:
+def _make(
+    args: DiffusionDPOConfig, policy: Policy, evaluator: Evaluator, processes: Processes
+) -> tuple[list[Pair], dict[str, int]]:
     """All pairs in the order of the problems, and what became of the problems."""
-    prompts, state = list(evaluator.problems["prompt"]), PartialState()
-    places = list(range(state.process_index, len(prompts), state.num_processes))
+    prompts = list(evaluator.problems["prompt"])
+    places = list(range(processes.rank, len(prompts), processes.count))
     rounds = range(args.preference_samples if places else 0)
     answers = [evaluator.answer(policy, args.temperature, places, repetition) for repetition in rounds]
     mine = [(place, list(of_one)) for place, *of_one in zip(places, *answers, strict=True)]
@@ -175,7 +176,7 @@ def _make(args: DiffusionDPOConfig, policy: Policy, evaluator: Evaluator) -> tup
         return BROKEN not in answer.completion and len(whole) - len(prompt) <= args.max_completion_length
 
     pairs, counts = [], {"problems": len(prompts), "with a pair": 0, "all right": 0, "all wrong": 0}
-    for place, of_one in sorted(gather_object(mine), key=lambda answered: answered[0]):
+    for place, of_one in sorted(chain(*processes.gather(mine)), key=lambda answered: answered[0]):
         kept = [answer for answer in of_one if fits(place, answer)]
         right = sum(answer.strict for answer in kept)
         counts["all wrong" if right == 0 else "all right" if right == len(kept) else "with a pair"] += 1

@@ -385,10 +385,10 @@ def test_bad_records_are_named_by_file_and_line(tmp_path, row, message):
 def test_hub_rows_are_read_like_file_rows(tmp_path, monkeypatch):
     rows = [row for split in SPLITS for row in records(split, 20)]
     hub = datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)})
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, subset: hub)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: hub)
     local = load(data_files=[write(tmp_path / "a.jsonl", rows)])
     assert all(load(dataset_name="x/sudoku")[split].to_list() == local[split].to_list() for split in SPLITS)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, subset: {"test": hub["train"]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: {"test": hub["train"]})
     with pytest.raises(ValueError, match=r"task\.dataset_name = 'x/sudoku': expected a split train, got \['test'\]"):
         load(dataset_name="x/sudoku")
 

@@ -26,6 +26,7 @@ from trainers.options import refusal, require
 from trainers.rewarding.guard import REWARD_TIME_LIMIT, Fault, GuardedReward, guard, shown
 from trainers.rewarding.log import STRICT, Failures, RewardLog
 from trainers.rewarding.watch import RewardHackingCallback, RewardLogCallback
+from trainers.tasks.verdicts import text_of
 
 STALLED = 3  # rollouts in a row without a single value, after which a reward is said to teach nothing
 
@@ -64,8 +65,7 @@ def strict_accuracy(verify: Callable[[str, str], Any]) -> Callable[..., list[flo
     """A task's strict verdicts as a reward function."""
 
     def strict(completions: list[Any], answer: list[str], **kwargs: Any) -> list[float]:
-        texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
-        return [float(verify(text, right).strict) for text, right in zip(texts, answer, strict=True)]
+        return [float(verify(text_of(c), right).strict) for c, right in zip(completions, answer, strict=True)]
 
     return strict
 

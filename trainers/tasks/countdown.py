@@ -26,7 +26,11 @@ import datasets
 from trainers.tasks.arithmetic import MAX_EXPRESSION_TOKENS as MAX_EXPRESSION_TOKENS  # a bound on its completions
 from trainers.tasks.arithmetic import OPERATIONS, parse, value_of
 from trainers.tasks.augmentation import UNCHANGED, TrainingData
+from trainers.tasks.generating import draw_split
+from trainers.tasks.hub import read_hub
 from trainers.tasks.sources import TEST_SIZE, VALIDATION_SIZE, carve, check_generator, check_sources, read_jsonl
+from trainers.tasks.verdicts import Verdict as Verdict  # the tasks' own name for it
+from trainers.tasks.verdicts import text_of
 
 NAME = "countdown"
 
@@ -37,7 +41,6 @@ MIN_MAX_NUMBER = 2
 MAX_MAX_NUMBER = 1000
 MAX_TARGET_RATIO = 5  # target / max_number of an embedded problem; without a bound, products take most of the targets
 MAX_VALUE = 10**9 - 1  # of a number or target in a file
-MAX_FRUITLESS_DRAWS = 5000  # consecutive draws without a new instance after which a held-out split counts as exhausted
 
 MAX_NUMBER_DIGITS = 9
 COUNTDOWN_FILE = "a Countdown jsonl file"
@@ -57,14 +60,6 @@ def build_prompt(question: str) -> str:
 
 
 # --- verifier and rewards -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a completion is right, read as one expression (strict) or as a text that contains it (lenient)."""
-
-    strict: bool
-    lenient: bool
 
 
 @dataclass(frozen=True)
@@ -107,19 +102,15 @@ def verify(completion: str, answer: str) -> Verdict:
 
 def correctness(completions: list, answer: list[str], **kwargs) -> list[float]:
     """Reward 1.0 for a strictly correct completion (see `verify`), else 0.0."""
-    return [float(verify(_text(c), a).strict) for c, a in zip(completions, answer, strict=True)]
+    return [float(verify(text_of(c), a).strict) for c, a in zip(completions, answer, strict=True)]
 
 
 def format_reward(completions: list, **kwargs) -> list[float]:
     """Reward 1.0 for a completion that is one expression and nothing else; its numbers and value may be wrong."""
-    return [float(evaluate(_tokens(_text(c).strip())) is not None) for c in completions]
+    return [float(evaluate(_tokens(text_of(c).strip())) is not None) for c in completions]
 
 
 REWARDS = {"correctness": correctness, "format": format_reward}
-
-
-def _text(completion: str | list[dict[str, str]]) -> str:
-    return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def _tokens(text: str) -> list[str]:
@@ -240,25 +231,14 @@ def generate(
     Raises:
         ValueError: the split has fewer distinct instances than a held-out `size`, or none at all.
     """
-    rng = random.Random(f"{seed}-{split}")  # a stream per split: the size of one does not change another
-    instances: list[Instance] = []
-    seen: set[Instance] = set()
-    fruitless = 0
-    while len(instances) < size:
-        fruitless += 1
-        if fruitless > MAX_FRUITLESS_DRAWS:
-            raise ValueError(
-                f"task.{split}_size = {size}: only about {len(instances)} distinct instances exist with "
-                f"{min_operations} to {max_operations} operations and max_number = {max_number}; ask for fewer"
-            )
+
+    def draw(rng: random.Random) -> Instance | None:
         instance = draw_instance(rng, rng.randint(min_operations, max_operations), max_number)
-        if instance.target > MAX_TARGET_RATIO * max_number or split_of(instance) != split:
-            continue
-        if split == "train" or instance not in seen:
-            seen.add(instance)
-            instances.append(instance)
-            fruitless = 0
-    return instances
+        fits = instance.target <= MAX_TARGET_RATIO * max_number and split_of(instance) == split
+        return instance if fits else None
+
+    described = f"instances with {min_operations} to {max_operations} operations and max_number = {max_number}"
+    return draw_split(draw, split, size, seed=seed, described=described)
 
 
 # --- real data ------------------------------------------------------------------------------------
@@ -286,18 +266,6 @@ def _to_record(raw: object, where: str) -> Record:
 
 def _is_value(value: object) -> TypeGuard[int]:
     return type(value) is int and 1 <= value <= MAX_VALUE  # JSON's true is an int to isinstance
-
-
-def _read_hub(dataset_name: str) -> list[list[Record]]:
-    """Return the records of split train and, where there is one, of split test."""
-    splits = datasets.load_dataset(dataset_name)
-    if "train" not in splits:
-        raise ValueError(f"task.dataset_name = {dataset_name!r}: expected a split train, got {list(splits)}")
-    return [
-        [_to_record(raw, f"{dataset_name} {split}, row {i}") for i, raw in enumerate(splits[split])]
-        for split in ("train", "test")
-        if split in splits
-    ]
 
 
 # --- dataset --------------------------------------------------------------------------------------
@@ -343,7 +311,7 @@ def load_splits(
     training_data.refuse(f"only with a task of word problems; task {NAME} draws or reads as many as it is asked for")
     if data_files is not None or dataset_name is not None:
         sources = (
-            _read_hub(dataset_name)
+            read_hub(dataset_name, _to_record)
             if dataset_name is not None
             else [read_jsonl(path, _to_record, COUNTDOWN_FILE) for path in data_files or ()]
         )

@@ -20,8 +20,10 @@ and markdown around a number. No quantity, and skipped: scientific notation, pow
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
+
+from trainers.tasks.verdicts import Verdict as Verdict  # the tasks' own name for it
+from trainers.tasks.verdicts import text_of
 
 ANSWER_MARK = "####"
 MAX_NUMBER_LENGTH = 64  # characters; Python refuses to read a few thousand digits, and no answer has so many
@@ -44,14 +46,6 @@ STATED = re.compile(r"\banswer[\s*]*(?:is\b|:|=)", re.IGNORECASE)
 SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a completion is right, read with GSM8K's answer line required (strict) or not (lenient)."""
-
-    strict: bool
-    lenient: bool
-
-
 def verify(completion: str, answer: str) -> Verdict:
     """Compare the number a completion states with the reference number, exactly and without evaluating any text.
 
@@ -72,12 +66,12 @@ def verify(completion: str, answer: str) -> Verdict:
 
 def correctness(completions: list, answer: list[str], **kwargs) -> list[float]:
     """Reward 1.0 for a strictly correct completion (see `verify`), else 0.0."""
-    return [float(verify(_text(c), a).strict) for c, a in zip(completions, answer, strict=True)]
+    return [float(verify(text_of(c), a).strict) for c, a in zip(completions, answer, strict=True)]
 
 
 def format_reward(completions: list, **kwargs) -> list[float]:
     """Reward 1.0 for a completion with one "####" whose number ends the text, else 0.0; the number may be wrong."""
-    return [float(ends_with_answer_line(_text(c))) for c in completions]
+    return [float(ends_with_answer_line(text_of(c))) for c in completions]
 
 
 REWARDS = {"correctness": correctness, "format": format_reward}
@@ -112,10 +106,6 @@ def ends_with_answer_line(text: str) -> bool:
     _, _, rest = text.partition(ANSWER_MARK)
     number, _, after = rest.partition("\n")
     return text.count(ANSWER_MARK) == 1 and parse_number(number) is not None and not after.strip()
-
-
-def _text(completion: str | list[dict[str, str]]) -> str:
-    return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def _to_fraction(number: str) -> Fraction | None:
