@@ -1,17 +1,17 @@
 """Discrete diffusion for language models, torch only: one schedule, masks, bound, sampler, flow, oracle."""
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule, assert_schedules_consistent, sync_masking_with_nelbo
-from core.denoiser import Denoiser, EmbeddingDenoiser, ModelDenoiser
-from core.estimators import ESTIMATORS
-from core.flow_matching import ODE_SOLVERS, FlowDraws, FlowEstimate, FlowGenerator, FlowMatchingLoss
+from core.denoisers.denoiser import Denoiser, EmbeddingDenoiser, ModelDenoiser
+from core.flow.flow_matching import ODE_SOLVERS, FlowDraws, FlowEstimate, FlowGenerator, FlowMatchingLoss
+from core.flow.reflexflow import ReflexFlow
 from core.generator import DiffusionGenerator
-from core.likelihood import RATIOS, Draws, Likelihood, LikelihoodEstimate
+from core.likelihoods.estimators import ESTIMATORS
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
-from core.reflexflow import ReflexFlow
+from core.sampling.selection import SELECTIONS
+from core.sampling.solvers import SOLVERS
 from core.scheduled_sampling import ScheduledSampling
-from core.selection import SELECTIONS
-from core.solvers import SOLVERS
+from core.scoring.likelihood import RATIOS, Draws, Likelihood, LikelihoodEstimate
 from core.trajectory import Trajectory
 
 __all__ = [

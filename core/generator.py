@@ -2,11 +2,12 @@
 
 Each block of the canvas walks down the closed grid from all masked (T + 1) to clean (-1). With n blocks every n-th
 timestep is used, so a canvas costs at most T + 2 evaluations however it is cut (LLaDA's convention: `steps` counts the
-whole canvas). What a transition does is up to a sampler (`core.samplers`), how a state is evaluated to a context
-(`core.context`). Transitions that reveal nothing anywhere cost no evaluation.
+whole canvas). What a transition does is up to a sampler (`core.sampling.samplers`), how a state is evaluated to a
+context (`core.sampling.context`). Transitions that reveal nothing anywhere cost no evaluation.
 
 A row ends at its first EOS once nothing before it is masked; what comes later cannot change the text, so the row is
-dropped. The head runs on the masked positions of the current block. A row's random numbers are its own (`core.noise`).
+dropped. The head runs on the masked positions of the current block. A row's random numbers are its own
+(`core.sampling.noise`).
 """
 
 from collections.abc import Callable
@@ -16,15 +17,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.alpha_schedule import AlphaSchedule
-from core.cached_denoiser import CachedDenoiser
-from core.caches import CACHES, STALE, build_context
-from core.canvas import LAG, Canvas, Transition
-from core.denoiser import Denoiser
+from core.denoisers.cached_denoiser import CachedDenoiser
+from core.denoisers.denoiser import Denoiser
 from core.masking_strategy import MaskingStrategy
-from core.noise import REVEAL, RowNoise
-from core.samplers import SAMPLERS, ancestral
-from core.selection import SELECTIONS
-from core.solvers import SOLVERS
+from core.sampling.caches import CACHES, STALE, build_context
+from core.sampling.canvas import LAG, Canvas, Transition
+from core.sampling.noise import REVEAL, RowNoise
+from core.sampling.samplers import SAMPLERS, ancestral
+from core.sampling.selection import SELECTIONS
+from core.sampling.solvers import SOLVERS
 from core.trajectory import Trajectory, tokens_to_first_eos
 
 
@@ -162,8 +163,8 @@ class DiffusionGenerator:
         Args:
             prompt_ids: left-padded prompts, (B, P).
             prompt_mask: 0 on padding, (B, P).
-            noise: the only source of randomness: a key for each row (`core.noise.draw_keys`), which decides its
-                completion whatever the rows beside it, or a generator to draw the keys from.
+            noise: the only source of randomness: a key for each row (`core.sampling.noise.draw_keys`), which decides
+                its completion whatever the rows beside it, or a generator to draw the keys from.
             observe: called as ``observe(timestep, ids)`` after each transition that evaluated the model; ids is the
                 canvas (B, L) with masks in place.
         """

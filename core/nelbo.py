@@ -7,8 +7,8 @@ enter with weight 1 / mask_prob_t. The expectation is the NELBO of the (T + 2)-t
 tokens masked at t] (MDLM, Sahoo et al. 2024, eq. 10; closed grid of `core.alpha_schedule`).
 
 Given a block-causal model both are sums over blocks of the block's own value, given the clean text before it: each
-state then holds a state of every block (`core.attention.noisy_and_clean`). Forward states need no change for that: the
-tokens of each block are masked as if it stood alone.
+state then holds a state of every block (`core.denoisers.attention.noisy_and_clean`). Forward states need no change for
+that: the tokens of each block are masked as if it stood alone.
 
 *rollout*: replay the states that the sampler was in (`Trajectory.step_map`). Under a rule that does not look at the
 drawn tokens, the sum over all steps is exactly -log p(completion, path | prompt), which bounds
@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from core.likelihood import Draws, Likelihood, Noise, total_weight
 from core.masking_strategy import MaskingStrategy
+from core.scoring.likelihood import Draws, Likelihood, Noise, total_weight
 from core.trajectory import NEVER, Trajectory
 
 SOURCES = ("rollout", "forward")

@@ -21,13 +21,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule
-from core.denoiser import Denoiser
+from core.denoisers.denoiser import Denoiser
 from core.generator import DiffusionGenerator
-from core.likelihood import Draws, noisy_prompts
 from core.masking_strategy import MaskingStrategy, uniform
 from core.nelbo import TrajectoryNELBOLoss
-from core.noise import draw_keys
-from core.solvers import SOLVERS
+from core.sampling.noise import draw_keys
+from core.sampling.solvers import SOLVERS
+from core.scoring.likelihood import Draws, noisy_prompts
 
 # Offsets k in 0..K from a uniform number in [0, 1): where on the trajectory the model takes over.
 STRATEGIES: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -52,7 +52,7 @@ class Departures:
     Attributes:
         source: timestep at which the model takes over, (B, M); the state's own where nobody walks.
         rolled_out: the sequences that are rolled out at all, (B,).
-        keys: the key of each walk's noise (`core.noise`), (B, M); 0 where there is none.
+        keys: the key of each walk's noise (`core.sampling.noise`), (B, M); 0 where there is none.
     """
 
     source: Int[Tensor, "B M"]
@@ -116,7 +116,7 @@ class ScheduledSampling:
         start_step: optimiser step at which the ramp starts.
         ramp_shape: a name of `RAMP_SHAPES`.
         strategy: a key of `STRATEGIES`, the law of k.
-        sampler: a key of `core.solvers.SOLVERS`, draws the tokens of the walk.
+        sampler: a key of `core.sampling.solvers.SOLVERS`, draws the tokens of the walk.
 
     Raises:
         ValueError: unknown names or impossible values.

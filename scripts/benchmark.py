@@ -37,12 +37,12 @@ from trainers.benchmarking.roofline import PeakMeter
 from trainers.benchmarking.shapes import SHAPES, random_policy, saved_policy
 from trainers.benchmarking.steps import TRAINED, measure_step
 from trainers.benchmarking.tables import Row, console_table, machine, write
-from trainers.console import OptionParser, main_or_one_line
-from trainers.environment import environment
-from trainers.measurements import at_least
-from trainers.options import ConfigError
-from trainers.policy import Policy
-from trainers.tiny import build_tokenizer
+from trainers.models.policy import Policy
+from trainers.models.tiny import build_tokenizer
+from trainers.reporting.console import OptionParser, main_or_one_line
+from trainers.saving.environment import environment
+from trainers.settings.options import ConfigError
+from trainers.studies.measurements import at_least
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 whole = partial(at_least, 1)

@@ -13,9 +13,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from trainers.console import OptionParser, main_or_one_line
 from trainers.evaluating.comparison import compare, describe, notes
 from trainers.evaluating.record import read_record, write_record
+from trainers.reporting.console import OptionParser, main_or_one_line
 
 
 def main(argv: list[str]) -> None:

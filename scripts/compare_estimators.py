@@ -16,17 +16,17 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from core.estimators import ESTIMATORS
 from core.generator import DiffusionGenerator
+from core.likelihoods.estimators import ESTIMATORS
 from core.masking_strategy import DiffusionMaskingStrategy
-from core.selection import SELECTIONS
-from trainers.comparison import Comparison, compare_gradients, reinforce_row, variants
-from trainers.comparison_report import NOTES, tables, write
-from trainers.console import OptionParser, main_or_one_line
-from trainers.enumerable import LONGEST, MASK, AnswerDenoiser, build_model, choose_problems, fit
-from trainers.environment import environment
-from trainers.measurements import at_least
-from trainers.options import ConfigError
+from core.sampling.selection import SELECTIONS
+from trainers.reporting.console import OptionParser, main_or_one_line
+from trainers.saving.environment import environment
+from trainers.settings.options import ConfigError
+from trainers.studies.comparison import Comparison, compare_gradients, reinforce_row, variants
+from trainers.studies.comparison_report import NOTES, tables, write
+from trainers.studies.enumerable import LONGEST, MASK, AnswerDenoiser, build_model, choose_problems, fit
+from trainers.studies.measurements import at_least
 
 LONGEST_WITH_GRADIENT = 4  # 11^4 canvases; one token more takes 12 times the memory
 

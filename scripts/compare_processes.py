@@ -18,10 +18,10 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
-from trainers.config_parser import parse
-from trainers.console import OptionParser, main_or_one_line
-from trainers.measurements import at_least
-from trainers.options import ConfigError
+from trainers.reporting.console import OptionParser, main_or_one_line
+from trainers.settings.options import ConfigError
+from trainers.settings.parser import parse
+from trainers.studies.measurements import at_least
 
 TRAIN = Path(__file__).parent / "train.py"
 

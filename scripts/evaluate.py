@@ -18,17 +18,17 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import set_seed
 
-from trainers.config import ConfigError
-from trainers.console import OptionParser, main_or_one_line
-from trainers.environment import VERSIONS, environment
+from trainers.distributed.processes import Processes
 from trainers.evaluating.identity import data_hash, settings, weights_hash
 from trainers.evaluating.journal import Journal, journal_path
-from trainers.evaluating.processes import Processes
 from trainers.evaluating.record import Found, write_record
 from trainers.evaluating.sweeps import rows
 from trainers.evaluating.work import DECODINGS, Work
 from trainers.experiment import build_evaluator, load_experiment_policy, load_task
-from trainers.measurements import at_least
+from trainers.reporting.console import OptionParser, main_or_one_line
+from trainers.saving.environment import VERSIONS, environment
+from trainers.settings.trainer import ConfigError
+from trainers.studies.measurements import at_least
 
 
 def main(argv: list[str]) -> None:

@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from trainers.adapters import SHAPE
-from trainers.config import ConfigError, ImprovedDiffuGRPOConfig, ModelArguments
-from trainers.config_parser import parse
-from trainers.console import OptionParser, main_or_one_line
-from trainers.families import SETTLED
-from trainers.model_card import write_card
-from trainers.models import load_policy
-from trainers.provenance import Provenance, read_provenance
+from trainers.models.adapters import SHAPE
+from trainers.models.families import SETTLED
+from trainers.models.loading import load_policy
+from trainers.reporting.console import OptionParser, main_or_one_line
+from trainers.saving.model_card import write_card
+from trainers.saving.provenance import Provenance, read_provenance
+from trainers.settings.parser import parse
+from trainers.settings.trainer import ConfigError, ImprovedDiffuGRPOConfig, ModelArguments
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CONFIGS = (".yaml", ".yml", ".json")

@@ -11,13 +11,13 @@ from rich.text import Text
 from torch import Tensor
 
 from core.generator import DiffusionGenerator
-from trainers.config_parser import parse
-from trainers.console import OptionParser, main_or_one_line
-from trainers.evaluation import encode_prompts
+from trainers.distributed.randomness import generator_at
+from trainers.evaluating.evaluation import encode_prompts
 from trainers.experiment import load_experiment_policy, load_task
-from trainers.objects import build_generator, build_loss, build_masking
-from trainers.policy import Policy
-from trainers.randomness import generator_at
+from trainers.models.policy import Policy
+from trainers.reporting.console import OptionParser, main_or_one_line
+from trainers.settings.objects import build_generator, build_loss, build_masking
+from trainers.settings.parser import parse
 
 MASK = "░"
 

@@ -3,7 +3,7 @@
     pip install 'trajectory-nelbo[harness]'
     python scripts/harness.py configs/sft_gsm8k.yaml --tasks gsm8k arc_easy [--limit 100] [--include_path DIR]
 
-The config says how completions are generated. See `trainers.harness` for what the numbers are.
+The config says how completions are generated. See `trainers.evaluating.harness` for what the numbers are.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from pathlib import Path
 from datasets import Dataset
 from rich.console import Console
 
-from trainers.config import ConfigError
-from trainers.config_parser import parse
-from trainers.console import OptionParser, main_or_one_line
-from trainers.environment import environment
 from trainers.evaluating.identity import settings, weights_hash
 from trainers.experiment import load_experiment_policy
-from trainers.measurements import at_least
-from trainers.report import replace_file
+from trainers.reporting.console import OptionParser, main_or_one_line
+from trainers.saving.environment import environment
+from trainers.saving.files import replace_file
+from trainers.settings.parser import parse
+from trainers.settings.trainer import ConfigError
+from trainers.studies.measurements import at_least
 
 
 def options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     chosen, rest = options(argv)
     config = parse(rest)
     # an optional package: not before the settings are known to be good, and where its absence is one line
-    from trainers.harness import DiffusionLM, evaluate
+    from trainers.evaluating.harness import DiffusionLM, evaluate
 
     if config.model.from_scratch:
         raise ConfigError("model.from_scratch=True: expected trained weights")

@@ -4,17 +4,17 @@
 
 Runs what is not finished and writes one JSON a run, then results.csv, results.json and leaderboard.png, all under the
 board's `output_dir`. It can be stopped and started again, and started several times side by side: the processes share
-the work. --table runs nothing and shows what is finished. See `trainers.leaderboard` for what is measured.
+the work. --table runs nothing and shows what is finished. See `trainers.studies.leaderboard` for what is measured.
 """
 
 from pathlib import Path
 
 from rich.console import Console
 
-from trainers.config import ConfigError
-from trainers.console import OptionParser, main_or_one_line
-from trainers.leaderboard import finished, nearest, read_leaderboard, run_board
-from trainers.leaderboard_report import notes, rows, tables, write_results
+from trainers.reporting.console import OptionParser, main_or_one_line
+from trainers.settings.trainer import ConfigError
+from trainers.studies.leaderboard import finished, nearest, read_leaderboard, run_board
+from trainers.studies.leaderboard_report import notes, rows, tables, write_results
 
 
 def main(argv: list[str]) -> None:

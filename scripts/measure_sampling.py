@@ -2,8 +2,8 @@
 
     python scripts/measure_sampling.py configs/sft_scheduled_sampling_gsm8k.yaml --model.name_or_path runs/.../model
 
-Three tables, see `trainers.measurements`; --tables picks some of them. The config says how completions are generated
-and where the problems come from; every setting can be overridden.
+Three tables, see `trainers.studies.measurements`; --tables picks some of them. The config says how completions are
+generated and where the problems come from; every setting can be overridden.
 """
 
 import json
@@ -13,11 +13,11 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from trainers.config_parser import parse
-from trainers.console import OptionParser, main_or_one_line
-from trainers.environment import environment
 from trainers.experiment import load_experiment_policy, load_task
-from trainers.measurements import FULL, Bench, Measurement, at_least, steps_option
+from trainers.reporting.console import OptionParser, main_or_one_line
+from trainers.saving.environment import environment
+from trainers.settings.parser import parse
+from trainers.studies.measurements import FULL, Bench, Measurement, at_least, steps_option
 
 TABLES = ("exposure", "steps", "solvers")
 

@@ -19,10 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from trainers.console import OptionParser, main_or_one_line
-from trainers.measurements import at_least
-from trainers.models import EMBEDDED
-from trainers.options import ConfigError
+from trainers.models.loading import EMBEDDED
 from trainers.planning.budgets import find_budget
 from trainers.planning.check import check
 from trainers.planning.machines import Given, Machines, asked_for, find_machines
@@ -30,6 +27,9 @@ from trainers.planning.models import KNOWN, find_model
 from trainers.planning.plan import Plan, compute_dtype, make_plan
 from trainers.planning.report import assumptions, describe, launch_line, memory_table, phase_table, summary
 from trainers.planning.settings import find_lengths, read_config, whole_evaluations
+from trainers.reporting.console import OptionParser, main_or_one_line
+from trainers.settings.options import ConfigError
+from trainers.studies.measurements import at_least
 
 USAGE = "plan.py MODEL GPUS BUDGET [CONFIG.yaml] [options] [--section.key VALUE ...]"
 whole = partial(at_least, 1)

@@ -20,15 +20,15 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import set_seed
 
-from trainers.checkpoints import checkpoint_to_resume
-from trainers.config_parser import parse
-from trainers.console import closing_progress, main_or_one_line, use_line_progress
-from trainers.environment import environment
+from trainers.evaluating.evaluation import Evaluation, summarise
 from trainers.evaluating.together import evaluate_together
-from trainers.evaluation import Evaluation, summarise
 from trainers.experiment import build_evaluator, build_trainer, load_experiment_policy, load_task
-from trainers.launching import check_launch
-from trainers.report import metrics_table, write_report
+from trainers.reporting.console import closing_progress, main_or_one_line, use_line_progress
+from trainers.reporting.report import metrics_table, write_report
+from trainers.saving.checkpoints import checkpoint_to_resume
+from trainers.saving.environment import environment
+from trainers.settings.launching import check_launch
+from trainers.settings.parser import parse
 
 SAMPLES = 4  # completions shown before and after
 Outcomes = dict[str, Evaluation]

@@ -6,20 +6,20 @@ from types import ModuleType
 from datasets import Dataset
 
 from core.masking_strategy import sync_masking_with_nelbo
-from trainers.adapters import lora_config
-from trainers.config import ImprovedDiffuGRPOConfig, check_block_causal
-from trainers.config_dpo import DiffusionDPOConfig
-from trainers.config_parser import ExperimentConfig
-from trainers.dpo import DiffusionDPOTrainer
+from trainers.dpo.preferences import preference_pairs
+from trainers.dpo.trainer import DiffusionDPOTrainer
+from trainers.evaluating.evaluation import Evaluator
 from trainers.evaluating.identity import data_hash
-from trainers.evaluation import Evaluator
-from trainers.grpo import ImprovedDiffuGRPOTrainer
-from trainers.models import load_policy
-from trainers.objects import build_loss, build_masking
-from trainers.policy import Policy
-from trainers.preferences import preference_pairs
-from trainers.provenance import Provenance
-from trainers.sft import DiffusionSFTTrainer
+from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
+from trainers.models.adapters import lora_config
+from trainers.models.loading import load_policy
+from trainers.models.policy import Policy
+from trainers.saving.provenance import Provenance
+from trainers.settings.dpo import DiffusionDPOConfig
+from trainers.settings.objects import build_loss, build_masking
+from trainers.settings.parser import ExperimentConfig
+from trainers.settings.trainer import ImprovedDiffuGRPOConfig, check_block_causal
+from trainers.sft.trainer import DiffusionSFTTrainer
 from trainers.task_loading import load_task as load_task  # the first thing that a script does
 
 

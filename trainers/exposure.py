@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerState
 
-from core.denoiser import Denoiser
+from core.denoisers.denoiser import Denoiser
 from core.nelbo import TrajectoryNELBOLoss
 from core.scheduled_sampling import RollOut, ScheduledSampling, exposure_bias
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from core.denoiser import ModelDenoiser
-from core.likelihood import Draws, Likelihood
+from core.denoisers.denoiser import ModelDenoiser
+from core.scoring.likelihood import Draws, Likelihood
 from trainers.benchmarking.memory import peak_memory
-from trainers.options import refusal, require
+from trainers.settings.options import refusal, require
 
 GIB = 2**30
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from datasets import Dataset
 
-from trainers.config_task import TaskArguments
 from trainers.evaluating.solved import sometimes_solved
-from trainers.options import ConfigError, dotted
+from trainers.settings.options import ConfigError, dotted
+from trainers.settings.task import TaskArguments
 from trainers.tasks import TASKS
 
 SPLITS = ("train", "validation", "test")

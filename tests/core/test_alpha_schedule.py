@@ -9,9 +9,9 @@ from toys import TableDenoiser, levels, prompts, rng, sampler, synced
 import core.alpha_schedule
 import core.masking_strategy
 from core.alpha_schedule import SCHEDULES, AlphaSchedule, assert_schedules_consistent, sync_masking_with_nelbo
-from core.exact import conditional_logps, exact_log_likelihood, exact_nelbo
 from core.masking_strategy import DiffusionMaskingStrategy, FullMaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
+from core.oracles.exact import conditional_logps, exact_log_likelihood, exact_nelbo
 
 ENDS = [(0.01, 0.99), (0.0, 1.0), (0.2, 1.0), (0.0, 0.7)]
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)

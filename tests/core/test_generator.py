@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from pairs import EOS, PAIRS, chosen
 from toys import (
     MASK,
     PROMPT,
@@ -20,37 +21,24 @@ from toys import (
 )
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule
-from core.denoiser import Denoiser, tempered_logps
-from core.exact import conditional_logps, exact_log_likelihood
+from core.denoisers.denoiser import Denoiser, tempered_logps
 from core.generator import DiffusionGenerator
 from core.masking_strategy import FullMaskingStrategy, uniform
-from core.noise import REVEAL, RowNoise, draw_keys
-from core.samplers import SAMPLERS
-from core.selection import SELECTIONS
-from core.solvers import SOLVERS
+from core.oracles.exact import conditional_logps, exact_log_likelihood
+from core.sampling.noise import REVEAL, RowNoise, draw_keys
+from core.sampling.samplers import SAMPLERS
+from core.sampling.selection import SELECTIONS
+from core.sampling.solvers import SOLVERS
 from core.trajectory import NEVER, Trajectory
 
-EOS = 2
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 every_sampler = pytest.mark.parametrize("kind", SAMPLERS)
 
-# Every pair that behaves in its own way: a sampler and its selection rule or solver, where it asks for one.
-PAIRS = [
-    (kind, rule)
-    for kind, asks in SAMPLERS.items()
-    for rule in (SELECTIONS if asks.selects else SOLVERS if asks.solves else ("",))
-]
 WALKING_PAIRS = [(kind, rule) for kind, rule in PAIRS if not SAMPLERS[kind].adaptive]  # on the grid of timesteps
 FINAL_PAIRS = [(kind, rule) for kind, rule in PAIRS if SAMPLERS[kind].final]
 # Those that draw every token from p(token | state) itself.
 OWN_PAIRS = [(kind, rule) for kind, rule in FINAL_PAIRS if rule not in ("dpm", "unipc")]
 EVALUATIONS = {"unipc": 2, "rk4": 4}  # of a transition, at most; 1 for everything else
-
-
-def chosen(kind: str, rule: str) -> dict[str, str]:
-    """The options of a pair."""
-    key = "solver" if SAMPLERS[kind].solves else "selection"
-    return {"sampler": kind, key: rule} if rule else {"sampler": kind}
 
 
 def watched(

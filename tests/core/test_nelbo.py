@@ -20,15 +20,15 @@ from toys import (
 )
 
 from core.alpha_schedule import SCHEDULES
-from core.denoiser import Denoiser, tempered_logps
-from core.exact import conditional_logps, exact_nelbo
-from core.likelihood import Draws, LikelihoodEstimate, predict_states
+from core.denoisers.denoiser import Denoiser, tempered_logps
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import COUPLINGS, REPLAYS, SOURCES, TrajectoryNELBOLoss
-from core.samplers import SAMPLERS
-from core.selection import SELECTIONS
-from core.share import WHOLE, Share
-from core.solvers import SOLVERS
+from core.oracles.exact import conditional_logps, exact_nelbo
+from core.sampling.samplers import SAMPLERS
+from core.sampling.selection import SELECTIONS
+from core.sampling.solvers import SOLVERS
+from core.scoring.likelihood import Draws, LikelihoodEstimate, predict_states
+from core.scoring.share import WHOLE, Share
 from core.trajectory import NEVER, Trajectory
 
 IDS = torch.tensor([2, 0, 1, 1])

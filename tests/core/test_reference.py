@@ -4,15 +4,15 @@ from functools import cache
 
 import pytest
 import torch
+from pairs import EOS, PAIRS, chosen
 from reference import Pick, by_number, reference
-from test_generator import EOS, PAIRS, chosen
 from toys import VOCABULARY, TableDenoiser, prompts, rng, sampler
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from core.denoiser import ModelDenoiser
+from core.denoisers.denoiser import ModelDenoiser
 from core.generator import DiffusionGenerator
-from core.noise import RowNoise, draw_keys
-from core.samplers import SAMPLERS
+from core.sampling.noise import RowNoise, draw_keys
+from core.sampling.samplers import SAMPLERS
 from core.trajectory import Trajectory
 
 CPU = torch.device("cpu")

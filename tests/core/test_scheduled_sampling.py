@@ -24,12 +24,12 @@ from toys import (
 )
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule
-from core.denoiser import Denoiser, ModelDenoiser
-from core.likelihood import Draws, LikelihoodEstimate
+from core.denoisers.denoiser import Denoiser, ModelDenoiser
 from core.masking_strategy import DiffusionMaskingStrategy, FullMaskingStrategy
 from core.nelbo import COUPLINGS, TrajectoryNELBOLoss
+from core.sampling.solvers import SOLVERS
 from core.scheduled_sampling import RAMP_SHAPES, STRATEGIES, RollOut, ScheduledSampling, exposure_bias
-from core.solvers import SOLVERS
+from core.scoring.likelihood import Draws, LikelihoodEstimate
 
 STEPS = 8  # T
 ROWS = 4000

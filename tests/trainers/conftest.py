@@ -7,26 +7,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, dynamic_module_utils
-from watching import Watching
+from watching import Watching, digit_reward
 from zoo import standins
 
-from trainers.config import DiffusionSFTConfig, ImprovedDiffuGRPOConfig
-from trainers.console import quiet_libraries
-from trainers.grpo import ImprovedDiffuGRPOTrainer
-from trainers.policy import Policy
-from trainers.sft import DiffusionSFTTrainer
+from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
+from trainers.models.policy import Policy
+from trainers.models.tiny import build_tokenizer
+from trainers.reporting.console import quiet_libraries
+from trainers.settings.trainer import DiffusionSFTConfig, ImprovedDiffuGRPOConfig
+from trainers.sft.trainer import DiffusionSFTTrainer
 from trainers.tasks import gsm8k
-from trainers.tiny import build_tokenizer
 
 quiet_libraries()
 torch.set_num_threads(1)  # waiting threads spin when cores are shared
 
 CANVAS, STEPS = 14, 7
-
-
-def digit_reward(completions, **kwargs):
-    """Share of digits among the characters; random weights give it spread."""
-    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
 
 
 @pytest.fixture(scope="session")

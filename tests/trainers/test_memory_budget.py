@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from core.estimators import ESTIMATORS
-from core.likelihood import Draws
+from core.likelihoods.estimators import ESTIMATORS
+from core.scoring.likelihood import Draws
 from trainers.benchmarking.memory import peak_memory
-from trainers.config import ConfigError, DiffusionArguments
 from trainers.memory_budget import GIB, StepMemory, choose_states, most_within
+from trainers.settings.trainer import ConfigError, DiffusionArguments
 
 PROMPT, LENGTH, ROWS = 10, 14, 4
 

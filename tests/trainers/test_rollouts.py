@@ -4,11 +4,11 @@ import pytest
 import torch
 from watching import rollout_of
 
-from core.flow_matching import FlowGenerator
-from core.noise import draw_keys
-from trainers.evaluation import Evaluator
-from trainers.objects import build_generator, build_loss, build_masking
+from core.flow.flow_matching import FlowGenerator
+from core.sampling.noise import draw_keys
+from trainers.evaluating.evaluation import Evaluator
 from trainers.rollouts import compiled_body, roll_out
+from trainers.settings.objects import build_generator, build_loss, build_masking
 from trainers.tasks import gsm8k
 
 FIELDS = ("ids", "step_map", "lengths", "forwards")

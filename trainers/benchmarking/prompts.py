@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from trainers.options import ConfigError
-from trainers.policy import Policy
+from trainers.models.policy import Policy
+from trainers.settings.options import ConfigError
 from trainers.tasks.gsm8k import build_prompt
 
 PICKS = ("closest", "first")

@@ -20,9 +20,9 @@ from trainers.benchmarking.memory import peak_memory
 from trainers.benchmarking.peers import PEERS, Generator, RolloutConfig
 from trainers.benchmarking.roofline import Costs, PeakMeter, seconds
 from trainers.benchmarking.tables import Spread, mebibytes, share
-from trainers.config_model import ATTENTIONS
-from trainers.options import ConfigError
-from trainers.policy import Policy
+from trainers.models.policy import Policy
+from trainers.settings.model import ATTENTIONS
+from trainers.settings.options import ConfigError
 
 OURS = "ours"
 # LLaDA's law, so that greedy text can be compared: uniform counts are the linear schedule from 0 to 1. Its counts are

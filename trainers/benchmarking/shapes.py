@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from trainers.config import ModelArguments
-from trainers.models import load_policy
-from trainers.options import ConfigError
-from trainers.policy import Policy
-from trainers.tiny import build_tokenizer
+from trainers.models.loading import load_policy
+from trainers.models.policy import Policy
+from trainers.models.tiny import build_tokenizer
+from trainers.settings.options import ConfigError
+from trainers.settings.trainer import ModelArguments
 
 NOISE = 1e-4  # standard deviation on the repeated rows, relative to the row's: no two logits tie
 

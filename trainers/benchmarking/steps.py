@@ -14,16 +14,16 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor
 
-from core.likelihood import Draws
 from core.nelbo import TrajectoryNELBOLoss
-from trainers.adapters import lora_config
+from core.scoring.likelihood import Draws
 from trainers.benchmarking.counters import watch
 from trainers.benchmarking.losses import Text, draw_share
 from trainers.benchmarking.memory import peak_memory
 from trainers.benchmarking.roofline import Costs, PeakMeter, seconds
 from trainers.benchmarking.tables import Spread, mebibytes, share
-from trainers.config import ModelArguments
-from trainers.policy import Policy
+from trainers.models.adapters import lora_config
+from trainers.models.policy import Policy
+from trainers.settings.trainer import ModelArguments
 
 FULL, LORA = "full", "lora"
 TRAINED = (FULL, LORA)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trainers.evaluation import PARSERS
-from trainers.options import ConfigError
-from trainers.statistics import Interval, clustered_mean, gain, independent, mcnemar
+from trainers.evaluating.evaluation import PARSERS
+from trainers.evaluating.statistics import Interval, clustered_mean, gain, independent, mcnemar
+from trainers.settings.options import ConfigError
 
 
 @dataclass(frozen=True)

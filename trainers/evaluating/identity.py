@@ -10,10 +10,10 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from trainers.config import DiffusionArguments
-from trainers.config_parser import ExperimentConfig
 from trainers.evaluating.sweeps import SCHEDULE, SPEED
-from trainers.options import dotted
+from trainers.settings.options import dotted
+from trainers.settings.parser import ExperimentConfig
+from trainers.settings.trainer import DiffusionArguments
 
 COLUMNS = ("prompt", "answer", "cluster")  # of a problem, that an evaluation reads
 ALSO_READ = (*SCHEDULE, "loss.prediction_type", "loss.flow_noise_scale")

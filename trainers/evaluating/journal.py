@@ -12,9 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainers.evaluating.evaluation import Answer
 from trainers.evaluating.identity import first_difference
-from trainers.evaluation import Answer
-from trainers.options import ConfigError
+from trainers.settings.options import ConfigError
 
 
 def journal_path(record: Path) -> Path:

@@ -5,7 +5,8 @@ command       the command line
 model         model.name_or_path
 split         train, validation or test
 problems      how many; independent_clusters: how many independent ones
-interval      what every interval is: Wilson (every cluster is one problem) or clustered, see trainers.statistics
+interval      what every interval is: Wilson (every cluster is one problem) or clustered, see
+              trainers.evaluating.statistics
 data          sha256 over prompt, answer and cluster of the problems
 weights       sha256 over the loaded weights
 seed          of the sampling noise, which further depends on the problem's place, repetition and temperature alone
@@ -35,15 +36,15 @@ from typing import Any
 
 from rich.table import Table
 
-from trainers.environment import environment
+from trainers.evaluating.evaluation import PARSERS, SAMPLED, Answer
 from trainers.evaluating.identity import settings
 from trainers.evaluating.journal import Place
+from trainers.evaluating.statistics import Interval, clustered_mean, independent, numbered, pass_at
 from trainers.evaluating.sweeps import Row
 from trainers.evaluating.work import Answers, Work
-from trainers.evaluation import PARSERS, SAMPLED, Answer
-from trainers.options import ConfigError
-from trainers.report import replace_file
-from trainers.statistics import Interval, clustered_mean, independent, numbered, pass_at
+from trainers.saving.environment import environment
+from trainers.saving.files import replace_file
+from trainers.settings.options import ConfigError
 
 FORMAT = 1
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from trainers.evaluating.evaluation import SAMPLED
 from trainers.evaluating.identity import data_hash
 from trainers.evaluating.record import read_record
-from trainers.evaluation import SAMPLED
-from trainers.options import ConfigError
+from trainers.settings.options import ConfigError
 
 
 def sometimes_solved(train: Dataset, path: Path) -> Dataset:

@@ -8,10 +8,10 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 
-from trainers.evaluation import GREEDY, SAMPLED, Answer, Evaluation, Evaluator
-from trainers.policy import Policy
+from trainers.distributed.sharding import ShardedTrainer
+from trainers.evaluating.evaluation import GREEDY, SAMPLED, Answer, Evaluation, Evaluator
+from trainers.models.policy import Policy
 from trainers.rollouts import balanced
-from trainers.sharding import ShardedTrainer
 
 
 def evaluate_together(trainer: ShardedTrainer, evaluator: Evaluator) -> dict[str, Evaluation]:

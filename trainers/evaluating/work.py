@@ -8,11 +8,11 @@ each the first one writes what is new to the journal.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from trainers.distributed.processes import Processes
+from trainers.evaluating.evaluation import GREEDY, SAMPLED, Answer, Evaluator
 from trainers.evaluating.journal import Journal, Place
-from trainers.evaluating.processes import Processes
-from trainers.evaluation import GREEDY, SAMPLED, Answer, Evaluator
-from trainers.options import ConfigError
-from trainers.policy import Policy
+from trainers.models.policy import Policy
+from trainers.settings.options import ConfigError
 
 DECODINGS = (SAMPLED, GREEDY)
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from trainers.options import ConfigError
+from trainers.settings.options import ConfigError
 
 HOUR = 3600
 UNITS = {"s": 1, "m": 60, "min": 60, "h": HOUR, "hours": HOUR, "d": 24 * HOUR, "days": 24 * HOUR}

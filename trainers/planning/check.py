@@ -18,15 +18,15 @@ from transformers.trainer_callback import PrinterCallback
 from trainers.benchmarking.roofline import PeakMeter, synchronize
 from trainers.benchmarking.shapes import SHAPES, random_policy
 from trainers.benchmarking.tables import Spread
-from trainers.config_parser import ExperimentConfig
 from trainers.experiment import build_trainer, load_experiment_policy, load_task
-from trainers.options import ConfigError
+from trainers.models.policy import Policy
 from trainers.planning.machines import Machines
 from trainers.planning.models import KNOWN, RANDOM
 from trainers.planning.phases import AGAIN, BACKWARD, FORWARD, OLD, REFERENCE, ROLLOUT
 from trainers.planning.plan import Plan
 from trainers.planning.settings import train_tokenizer
-from trainers.policy import Policy
+from trainers.settings.options import ConfigError
+from trainers.settings.parser import ExperimentConfig
 
 # what GRPO logs of a step's seconds, and the phases that this is
 PARTS = {"rollout": (ROLLOUT,), "scoring": (OLD, REFERENCE, FORWARD), "backward": (BACKWARD, AGAIN)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from trainers.benchmarking.roofline import PeakMeter, Peaks
-from trainers.options import ConfigError
+from trainers.settings.options import ConfigError
 
 GIGA, TERA, GIB = 10**9, 10**12, 2**30
 MEASURED = "measure"

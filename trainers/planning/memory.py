@@ -12,7 +12,7 @@ trained weights in float32 shards (accelerate) and gathers bfloat16 ones. Rollou
 
 from dataclasses import dataclass
 
-from core.projection import CHUNK_LOGITS, CHUNK_ROWS
+from core.denoisers.projection import CHUNK_LOGITS, CHUNK_ROWS
 from trainers.benchmarking.counters import Calls
 from trainers.benchmarking.roofline import Costs
 from trainers.benchmarking.steps import FULL, LORA

@@ -25,14 +25,14 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from trainers.adapters import lora_config
 from trainers.benchmarking.roofline import Costs
 from trainers.benchmarking.shapes import SHAPES
-from trainers.config import ModelArguments
-from trainers.families import MASKED_LM, SETTLED, Nature, family_of
-from trainers.options import ConfigError
-from trainers.smollm2 import SMOLLM2
-from trainers.tiny import TINY, TINY_ASSETS
+from trainers.models.adapters import lora_config
+from trainers.models.families import MASKED_LM, SETTLED, Nature, family_of
+from trainers.models.smollm2 import SMOLLM2
+from trainers.models.tiny import TINY, TINY_ASSETS
+from trainers.settings.options import ConfigError
+from trainers.settings.trainer import ModelArguments
 
 Entries = dict[str, Any]
 

@@ -2,7 +2,8 @@
 
 A forward counts once. Its backward takes the gradients of activations (once more), and those of weights (once more)
 where they are trained; attention, which has no weights, takes two. The head's logits are made again in the backward
-(`core.projection`). Streamed states run the forward again, and so does checkpointing, but for the last matrix of each
+(`core.denoisers.projection`). Streamed states run the forward again, and so does checkpointing, but for the last
+matrix of each
 layer: torch stops when it has again what the backward asks for (with an adapter, whose own comes behind, it does not).
 """
 

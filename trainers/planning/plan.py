@@ -7,12 +7,8 @@ that at the assumed share of the roofline, with communication on top. What is re
 import copy
 from dataclasses import dataclass, replace
 
-from core.caches import STALE
+from core.sampling.caches import STALE
 from trainers.benchmarking.steps import FULL, LORA
-from trainers.config import DiffusionArguments, DiffusionSFTConfig, ImprovedDiffuGRPOConfig
-from trainers.config_parser import ExperimentConfig
-from trainers.objects import build_likelihood
-from trainers.options import ConfigError, require
 from trainers.planning.budgets import Budget
 from trainers.planning.machines import CPU, Machines
 from trainers.planning.memory import DDP, FLOAT, HALF, ONE, STRATEGIES, ZERO2, Memory, Setup, memory_of, transient_of
@@ -20,6 +16,10 @@ from trainers.planning.models import Model
 from trainers.planning.network import Passes, bytes_sent
 from trainers.planning.phases import ROLLOUT, Meter, Often, Phase, phases_of
 from trainers.planning.work import Lengths, Work, count_work
+from trainers.settings.objects import build_likelihood
+from trainers.settings.options import ConfigError, require
+from trainers.settings.parser import ExperimentConfig
+from trainers.settings.trainer import DiffusionArguments, DiffusionSFTConfig, ImprovedDiffuGRPOConfig
 
 # Shares of the roofline that were measured, on one CPU thread: docs/speed.md, column "of roofline"; and of the peak:
 # docs/real_models.md, MFU, with what checkpointing runs again and without the gradients of frozen weights, as here.
@@ -257,7 +257,8 @@ def ways_of(
 
 
 def allowed(args: DiffusionArguments, strategy: str) -> bool:
-    """Whether the trainer takes these options: what `trainers.sharding` and `trainers.memory_budget` refuse."""
+    """Whether the trainer takes these options: what `trainers.distributed.sharding` and `trainers.memory_budget`
+    refuse."""
     if strategy in (ONE, DDP):
         return True
     if args.memory_budget_gib is not None:

@@ -8,15 +8,15 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
 
-from trainers import config as options
-from trainers.config import DiffusionArguments
-from trainers.config_parser import ExperimentConfig, parse
 from trainers.experiment import load_task
-from trainers.models import EMBEDDED
-from trainers.options import ConfigError
+from trainers.models.loading import EMBEDDED
+from trainers.models.tiny import build_tokenizer
 from trainers.planning.models import RANDOM
 from trainers.planning.work import Lengths
-from trainers.tiny import build_tokenizer
+from trainers.settings import trainer as options
+from trainers.settings.options import ConfigError
+from trainers.settings.parser import ExperimentConfig, parse
+from trainers.settings.trainer import DiffusionArguments
 
 PROMPT = 200  # tokens, where no task says: that of scripts/benchmark.py
 PROMPTS = 1000  # of the task that are read
@@ -43,7 +43,7 @@ def read_config(path: str | None, overrides: list[str], processes: int) -> Exper
         processes: that will share the run.
 
     Raises:
-        ConfigError: see `trainers.config_parser.parse`.
+        ConfigError: see `trainers.settings.parser.parse`.
     """
     with as_on(processes):
         if path is not None:

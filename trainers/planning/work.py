@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from core.cached_denoiser import CachedDenoiser, KeyValues
-from core.likelihood import Draws, Likelihood
+from core.denoisers.cached_denoiser import CachedDenoiser, KeyValues
 from core.masking_strategy import sync_masking_with_nelbo
+from core.scoring.likelihood import Draws, Likelihood
 from core.trajectory import Trajectory
 from trainers.benchmarking.counters import Calls, Pass
-from trainers.config import DiffusionArguments, DiffusionSFTConfig, ImprovedDiffuGRPOConfig
-from trainers.objects import build_generator, build_likelihood, build_loss, build_masking
+from trainers.settings.objects import build_generator, build_likelihood, build_loss, build_masking
+from trainers.settings.trainer import DiffusionArguments, DiffusionSFTConfig, ImprovedDiffuGRPOConfig
 
 MASK, EOS, FIRST = 0, 1, 2  # tokens of the counting model; from FIRST on they are text
 VOCABULARY = 8
@@ -185,7 +185,7 @@ def _score(
     draws = likelihood.draw(masking, rows, canvas, lengths.prompt, noise, trajectory=trajectory)
     fed = lengths.prompt + canvas
     if block_length is not None:
-        fed += canvas - block_length  # beside the clean text, see core.likelihood
+        fed += canvas - block_length  # beside the clean text, see core.scoring.likelihood
     states = draws.hidden.size(0) * draws.hidden.size(1)
     group = min(args.states_per_forward or states, states)
     predicted = _per_state(likelihood, draws)

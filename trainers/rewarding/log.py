@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trainers.files import replace_file
+from trainers.saving.files import replace_file
 
 REWARDS_FILE = "rewards.json"
 STRICT = "accuracy/strict"  # key in the log: share of completions that are strictly right

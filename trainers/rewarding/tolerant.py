@@ -22,10 +22,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from trl import GRPOTrainer
 from trl.trainer.utils import nanstd
 
-from trainers.options import refusal, require
 from trainers.rewarding.guard import REWARD_TIME_LIMIT, Fault, GuardedReward, guard, shown
 from trainers.rewarding.log import STRICT, Failures, RewardLog
 from trainers.rewarding.watch import RewardHackingCallback, RewardLogCallback
+from trainers.settings.options import refusal, require
 from trainers.tasks.verdicts import text_of
 
 STALLED = 3  # rollouts in a row without a single value, after which a reward is said to teach nothing

@@ -10,7 +10,7 @@ columns (prompt, completion, answer; cluster, the problem without case and spaci
 sums of fractions, jsonl files of {"problem", "solution"} or {"problem", "answer"}, and a dataset of the hub with such
 columns.
 
-What math-verify takes for equal though it is not, in version 0.9 (tests/trainers/test_task_math.py has the table):
+What math-verify takes for equal though it is not, in version 0.9 (tests/trainers/tasks/test_math.py has the table):
 a percentage is the number and its hundredth at once, 50\% = 50 = 0.5; units, degrees, dollars and the base of a
 numeral are dropped, 12_8 = 12; six decimals are enough, 0.333333 = 1/3; a pair needs no parentheses; of a chain of
 equations the last part counts, 1 = 2 = 5 is 5. And it knows neither 1e3 nor 1 000. No rule of our own is put on top.

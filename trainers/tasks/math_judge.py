@@ -10,6 +10,7 @@ outcome is remembered. What takes almost exactly `CPU_SECONDS` may differ betwee
 """
 
 import atexit
+import contextlib
 import importlib.util
 import json
 import os
@@ -77,7 +78,8 @@ class Judge:
         worker.kill()
         worker.wait()
         for pipe in (worker.stdin, worker.stdout):
-            pipe.close()
+            with contextlib.suppress(BrokenPipeError):  # what it was asked and never read is flushed
+                pipe.close()
 
     def _compare(self, expected: str, text: str) -> bool:
         if max(len(expected), len(text)) > MAX_LENGTH:

@@ -15,7 +15,7 @@ SIDE = 4
 CELLS = SIDE * SIDE
 DIGITS = "1234"
 BLANK = "."
-FEWEST_CLUES = 4  # no three clues have a unique solution; tests/trainers/test_task_sudoku.py tries them all
+FEWEST_CLUES = 4  # no three clues have a unique solution; tests/trainers/tasks/test_sudoku.py tries them all
 
 ROWS = [tuple(range(SIDE * row, SIDE * row + SIDE)) for row in range(SIDE)]
 COLUMNS = list(zip(*ROWS, strict=True))

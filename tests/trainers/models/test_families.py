@@ -1,0 +1,172 @@
+"""Every family of models is loaded for what it is, trains whole or by an adapter, is saved, reloaded as it was, and
+writes texts."""
+
+import json
+from itertools import product
+
+import pytest
+import torch
+from running import SMALL, fork
+from transformers import PretrainedConfig
+from watching import digit_reward
+from zoo.standins import STAND_INS, load
+
+from core.alpha_schedule import sync_masking_with_nelbo
+from core.denoisers.attention import block_causal
+from core.sampling.noise import draw_keys
+from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
+from trainers.models.adapters import lora_config
+from trainers.models.families import FAMILIES, family_of
+from trainers.models.loading import load_policy
+from trainers.rollouts import roll_out
+from trainers.settings.objects import build_generator, build_loss, build_masking
+from trainers.settings.trainer import ConfigError, ModelArguments
+
+every_stand_in = pytest.mark.parametrize("name", STAND_INS)
+TRAINED = ["llada", "llada_moe", "llada2", "dream", "sdar", "llama", "bert"]  # one of each family
+TIED = ["llada_configured", "llada2_tied", "qwen2"]  # one tensor under two names, in three ways
+
+
+def settings(kind, canvas):
+    """Of a run on two or three blocks where there are blocks."""
+    if kind.block_length is None:
+        return {}
+    return {"block_length": kind.block_length, "max_completion_length": canvas, "max_timesteps": 6}
+
+
+def some_logits(policy, model=None):
+    """Of every position but the first, of a row without padding."""
+    noise = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, len(policy.tokenizer), (2, 3 * 7), generator=noise)
+    rows = torch.ones_like(ids, dtype=torch.bool)
+    rows[:, 0] = False
+    mask = None
+    if policy.block_length is not None:
+        mask = block_causal(torch.ones_like(ids[:, :7]), 14, policy.block_length, policy.prompt_in_blocks)
+    denoiser = policy.denoiser(model)
+    with denoiser.evaluating():
+        return denoiser.logits(ids, mask, rows)
+
+
+def nature(policy):
+    return policy.family, policy.logit_shift, policy.block_length, policy.prompt_in_blocks, policy.mask_id
+
+
+def test_every_family_has_a_stand_in():
+    assert {kind.family for kind in STAND_INS.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family"),
+    [
+        ("LLaDAMoEModelLM", "llada_moe"),
+        ("SDARMoeForCausalLM", "sdar"),
+        ("Qwen3ForCausalLM", "autoregressive"),
+        ("GPT2LMHeadModel", "autoregressive"),
+        ("ModernBertForMaskedLM", "masked_lm"),
+        ("LlamaForSequenceClassification", None),
+        ("LlamaModel", None),
+    ],
+)
+def test_an_architecture_belongs_to_one_family_or_to_none(architecture, family):
+    config = PretrainedConfig(architectures=[architecture])
+    if family is None:
+        with pytest.raises(ValueError, match=f"{architecture}.*which no family has; known families: llada"):
+            family_of(config)
+    else:
+        assert family_of(config) == (family, FAMILIES[family])
+
+
+@every_stand_in
+def test_a_checkpoint_is_read_as_its_family_says(stand_in, name):
+    """Down to the logits of a model that was built and not loaded, whatever loading leaves out."""
+    kind, (directory, written) = STAND_INS[name], stand_in(name)
+    policy, known = load(name, directory), FAMILIES[kind.family].nature
+    assert nature(policy) == (
+        kind.family,
+        known.logit_shift,
+        kind.block_length,
+        known.prompt_in_blocks,
+        policy.tokenizer.convert_tokens_to_ids(kind.mask),
+    )
+    assert policy.model.config.mask_token_id == policy.mask_id and policy.tokenizer.mask_token == kind.mask
+    expected = type(written)(policy.model.config)
+    expected.load_state_dict(written.state_dict())
+    assert torch.equal(some_logits(policy), some_logits(policy, expected))
+
+
+@pytest.mark.parametrize(
+    "name, adapted", [*product(TRAINED, (False, True)), *product(TIED, (False,))], ids=lambda value: str(value).lower()
+)
+def test_a_family_trains_is_saved_reloaded_as_it_was_and_writes(
+    stand_in, make_sft, grpo_args, splits, tmp_path, name, adapted
+):
+    """GRPO, then SFT on what GRPO left; the directory alone says how the model is to be read."""
+    kind, (directory, _) = STAND_INS[name], stand_in(name)
+    policy = load(name, directory, use_peft=adapted)
+    for method in ("grpo", "sft"):
+        before = some_logits(policy)
+        adapter = lora_config(ModelArguments(use_peft=adapted, lora_r=2 if adapted else None), policy.model)
+        if method == "sft":
+            options = settings(kind, 21)
+            trainer = make_sft(policy=policy, peft_config=adapter, max_steps=3, **options)
+        else:
+            args = grpo_args(max_steps=3, learning_rate=1e-3, beta=0.1, **settings(kind, 14))
+            trainer = ImprovedDiffuGRPOTrainer(
+                policy, [digit_reward], args, splits["train"], splits["validation"], peft_config=adapter
+            )
+        trainer.train()
+        losses = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
+        norms = [entry["grad_norm"] for entry in losses]
+        assert len(norms) == 3 and 0 < max(norms) < float("inf"), norms
+        after = some_logits(policy, trainer.model)
+        assert not torch.equal(after, before)
+
+        saved = tmp_path / method
+        trainer.save_model(str(saved))
+        reloaded = load_policy(
+            ModelArguments(model_name_or_path=str(saved), trust_remote_code=bool(kind.code), use_peft=adapted),
+            block_length=kind.block_length,
+        )
+        assert nature(reloaded) == nature(policy)
+        assert torch.equal(some_logits(reloaded), after)
+        policy = reloaded
+
+    masking = build_masking(args)
+    schedule = sync_masking_with_nelbo(masking, build_loss(args))
+    sampler = build_generator(args, policy.denoiser(), schedule, masking, policy.tokenizer.eos_token_id)
+    prompts = policy.tokenizer(list(splits["validation"]["prompt"]))["input_ids"]
+    keys = draw_keys(len(prompts), torch.Generator().manual_seed(0))
+    with policy.denoiser().evaluating():
+        out = roll_out(sampler, prompts, keys, policy.tokenizer.pad_token_id, 4, torch.device("cpu"))
+    assert len(out.completions()) == len(prompts) and not bool((out.ids == policy.mask_id).any())
+
+
+# ---- the scripts -------------------------------------------------------------------------------------------------
+
+
+def test_the_scripts_train_evaluate_and_continue_a_checkpoint_that_brings_its_code_along(stand_in, tmp_path):
+    directory, _ = stand_in("llada")
+    run = {"output_dir": "out", "save_strategy": "no"}
+    document = {"trainer": "sft", **SMALL, "model": {"name_or_path": str(directory), "trust_remote_code": True}}
+    document["training"] = SMALL["training"] | run
+    (tmp_path / "config.yaml").write_text(json.dumps(document))
+    assert "held-out accuracy after" in fork("train.py", "config.yaml", cwd=tmp_path)
+    trained = ("config.yaml", "--model.name_or_path", "out/model")
+    assert "32 test problems" in fork("evaluate.py", *trained, cwd=tmp_path)
+    assert "Tom has 3 pens." in fork("generate.py", *trained, "--prompt", "Tom has 3 pens.", cwd=tmp_path)
+
+
+def test_code_is_run_only_if_the_user_says_so(stand_in):
+    directory, _ = stand_in("llada")
+    with pytest.raises(ConfigError, match=r"model\.trust_remote_code=False: .* brings code of its own along"):
+        load_policy(ModelArguments(model_name_or_path=str(directory)))
+
+
+def test_code_that_does_not_run_here_is_one_line(stand_in, tmp_path):
+    directory, _ = stand_in("llada")
+    for file in directory.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "modeling_llada.py").write_text("import nothing_that_is_installed\n")
+    with pytest.raises(ConfigError, match=r"cannot be loaded.*nothing_that_is_installed"):
+        load("llada", tmp_path)

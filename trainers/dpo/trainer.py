@@ -1,0 +1,222 @@
+"""Preference training of masked diffusion models: DPO on differences of likelihood bounds, on TRL's trainer.
+
+DPO (Rafailov et al. 2023, 2305.18290) wants log pi(y) - log ref(y) of a preferred text y_w and a rejected one y_l. A
+masked diffusion model has an estimate B of a bound in place of log pi (VRPO, Zhu et al. 2025, 2505.19223):
+
+    loss = -log sigmoid(s),  s = beta [ (B_pi(y_w) - B_ref(y_w)) - (B_pi(y_l) - B_ref(y_l)) ]
+
+or another of TRL's losses of the two differences. The states of a text are drawn once, and policy and reference are
+scored on the same ones ("antithetic sampling" in VRPO): with equal weights s is exactly 0 and the loss exactly log 2.
+-log sigmoid is convex, with a curvature of at most 1/4: noise in s makes the loss too large, by at most Var(s) / 8.
+`rewards/margins_standard_error` logs that noise; docs/preferences.md measures it.
+
+The text is the whole canvas, EOS tail included: what the sampler writes and what the bound is of.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor, nn
+from trl import DPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import FusedCausalLMOutput, use_adapter
+
+from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
+from core.scoring.likelihood import Draws
+from trainers.collating import IGNORED, CanvasCollator
+from trainers.distributed.randomness import generator_at
+from trainers.distributed.sharding import ShardedTrainer
+from trainers.faults.tolerant import FaultTolerant
+from trainers.models.activations import checkpoint_activations
+from trainers.models.adapters import REFERENCE, match_reference
+from trainers.models.dropout import disable_dropout
+from trainers.models.policy import Policy
+from trainers.saving.saving import SelfContained
+from trainers.settings.dpo import UNSUPPORTED_DPO, DiffusionDPOConfig
+from trainers.settings.objects import build_likelihood, build_masking
+from trainers.settings.trainer import ConfigError, refuse
+
+TEXTS = ("chosen", "rejected")
+# What TRL reads off left-to-right logits; masked states have none of the sort, and nothing is better than zeros.
+NOT_MEASURED = ("entropy", "mean_token_accuracy", "logits/chosen", "logits/rejected")
+
+
+class PairCollator(CanvasCollator):
+    """Tokenised pairs -> TRL's batch, all chosen rows above all rejected ones: a left-padded prompt and a canvas each.
+
+    A text that fills its canvas loses the EOS that TRL puts behind it.
+    """
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        texts = [(row["prompt_ids"], row[f"{text}_ids"][: self.canvas_length]) for text in TEXTS for row in rows]
+        batch = super().__call__(
+            [{"input_ids": prompt + ids, "labels": [IGNORED] * len(prompt) + ids} for prompt, ids in texts]
+        )
+        canvas, prompt_mask = batch["completion_ids"], batch["prompt_mask"]
+        return {
+            "input_ids": torch.cat([batch["prompt_ids"], canvas], dim=1),
+            "attention_mask": torch.cat([prompt_mask, torch.ones_like(canvas)], dim=1),
+            "completion_mask": torch.cat([torch.zeros_like(prompt_mask), torch.ones_like(canvas)], dim=1),
+        }
+
+
+class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrainer):
+    """`trl.DPOTrainer` for a masked diffusion model.
+
+    TRL keeps data preparation, losses, reference model, PEFT, metrics. Overridden: the collator (fixed EOS-filled
+    canvas), and `_compute_loss`, where TRL is handed what the policy and the reference say of the drawn states.
+    `_precompute_ref_logps` has nothing to do.
+
+    Args:
+        policy: the model to train; the reference is what it is now.
+        args: its options.
+        train_dataset, eval_dataset: rows with ``prompt``, ``chosen`` and ``rejected``.
+        kwargs: further arguments of `trl.DPOTrainer` (callbacks, peft_config, optimizers).
+
+    Raises:
+        ConfigError: a text that does not fit its canvas.
+    """
+
+    trainer_name = "dpo"
+    position_name = "_micro_step"
+
+    def __init__(
+        self,
+        policy: Policy,
+        args: DiffusionDPOConfig,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None = None,
+        **kwargs: Any,
+    ):
+        refuse(args, UNSUPPORTED_DPO)
+        self.policy, tokenizer = policy, policy.tokenizer
+        args.max_length = None  # the canvas is the limit, checked below
+        if args.disable_dropout:
+            disable_dropout(policy.model)
+        # TRL reloads the reference by name, and patches the model's forward, which a later copy would share
+        adapted = kwargs.get("peft_config") is not None or isinstance(policy.model, PeftModel)
+        reference = None if adapted else copy.deepcopy(policy.model).requires_grad_(False)
+        checkpoint_activations(policy, args)
+        super().__init__(
+            model=policy.model,
+            ref_model=reference,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            data_collator=PairCollator(args.max_completion_length, tokenizer.pad_token_id, tokenizer.eos_token_id),
+            **kwargs,
+        )
+        match_reference(self.model)
+        self.likelihood = build_likelihood(args)
+        self.likelihood.states_per_forward = args.states_per_forward
+        self.masking_strategy = build_masking(args)
+        sync_masking_with_nelbo(self.masking_strategy, self.likelihood)
+        self.precompute_ref_logps = True  # TRL reads the reference's from the batch, where `_compute_loss` puts them
+        self.aux_loss_enabled = False  # of a mixture of experts: its routers are not asked
+        self._micro_step = 0
+        for pairs in (self.train_dataset, self.eval_dataset):
+            if pairs is not None:
+                _check_lengths(pairs, args.max_completion_length, tokenizer.eos_token_id)
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        return dataset
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool) -> Any:
+        """TRL's loss, where the log-probabilities of a text are those of its drawn states."""
+        assert_schedules_consistent(self.masking_strategy, self.likelihood)
+        length = self.args.max_completion_length
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        batch = ids[:, :-length], mask[:, :-length], ids[:, -length:]
+        draws = self._draw(len(ids) // 2, ids.size(1) - length)
+        policy, entropies = self._state_logps(model, batch, draws)
+        with self._reference() as reference:
+            of_reference, _ = self._state_logps(reference, batch, draws)
+
+        def token_logps(logps: Tensor) -> Tensor:
+            """(2B, P + L - 1): the bound's share of each token, at the places where TRL looks for it."""
+            bound = self.likelihood.combine(logps, entropies, draws).token_bound
+            return nn.functional.pad(-bound, (ids.size(1) - length - 1, 0))
+
+        logps = token_logps(policy)
+        chosen, rejected = token_logps(of_reference).sum(dim=1).chunk(2)
+        nothing = torch.zeros_like(logps)
+        found = FusedCausalLMOutput(log_probs=logps, entropy=nothing, mean_logits=nothing, is_top1=nothing.bool())
+        scored = {**inputs, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+        loss = super()._compute_loss(lambda **_: found, scored, return_outputs)
+        self._log_noise(policy.detach() - of_reference, draws)
+        return loss
+
+    def _draw(self, pairs: int, prompt_length: int) -> Draws:
+        """The states of both texts of every pair, chosen ones first; a rank draws its share of the global batch."""
+        accelerator, training = self.accelerator, self.model.training
+        where = ("train", self.state.global_step, self._micro_step) if training else ("eval",)
+        if training:
+            self._micro_step = 0 if accelerator.sync_gradients else self._micro_step + 1
+        texts = TEXTS[:1] if self.args.share_states_in_pairs else TEXTS
+        drawn = [
+            self.likelihood.draw(
+                self.masking_strategy,
+                pairs,
+                self.args.max_completion_length,
+                prompt_length,
+                generator_at(self.args.seed, "preferences", *where, text),
+                device=accelerator.device,
+                share=self.share,
+            )
+            for text in texts
+        ]
+        return Draws.cat([drawn[0], drawn[-1]])
+
+    def _state_logps(
+        self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies at the scored tokens of every state, (2B, M, L)."""
+        return self.likelihood.evaluate_all(self.policy.denoiser(model), *batch, draws, self.args.temperature)
+
+    @contextmanager
+    def _reference(self) -> Iterator[nn.Module]:
+        """What the run started from, without gradients: a copy, or this model without its adapter (or with a frozen
+        copy of it)."""
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            if self.ref_model is not None:
+                yield self.ref_model
+                return
+            model = self.accelerator.unwrap_model(self.model)
+            with use_adapter(model, adapter_name=REFERENCE if REFERENCE in model.peft_config else None):
+                yield self.model
+
+    def _log_noise(self, ratios: Tensor, draws: Draws) -> None:
+        """The Monte-Carlo standard error of a pair's reward margin, root mean square, in place of what TRL could not
+        measure.
+
+        Args:
+            ratios: log-probabilities of the policy less those of the reference, (2B, M, L).
+        """
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name in NOT_MEASURED:
+            del metrics[name]
+        if self.likelihood.num_groups(ratios.size(1)) == 1:  # one state, or states that hang together, do not tell
+            return
+        pairs = len(ratios) // 2
+        if self.args.share_states_in_pairs:  # the noise of the two texts is not independent: that of their difference
+            ratios, draws = ratios[:pairs] - ratios[pairs:], draws.rows(slice(pairs))
+        errors = self.likelihood.combine(ratios, torch.zeros_like(ratios), draws).standard_error
+        variance = self.beta**2 * errors.square().view(-1, pairs).sum(dim=0)
+        metrics["rewards/margins_standard_error"].append(self.accelerator.gather(variance).mean().sqrt().item())
+
+
+def _check_lengths(pairs: Dataset, canvas_length: int, eos_id: int) -> None:
+    """Texts must fit their canvas; the EOS behind one that fills it may be cut."""
+    lengths = [len(ids) - (ids[-1] == eos_id) for text in TEXTS for ids in pairs[f"{text}_ids"]]
+    too_long = sum(length > canvas_length for length in lengths)
+    if too_long:
+        raise ConfigError(
+            f"generation.max_completion_length={canvas_length}: {too_long} of {len(lengths)} preferred or rejected "
+            f"texts are longer; the longest has {max(lengths)} tokens without its EOS"
+        )

@@ -1,0 +1,189 @@
+"""Held-out accuracy of a policy: completions of a split, judged strictly and leniently, with 95% intervals.
+
+The noise of a completion is that of its problem's place in the split, of the repetition and of the temperature: it is
+the same whichever other problems are asked, in what batches and on how many processes. What is left of these is the
+rounding of the model in batches of another shape.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from core.alpha_schedule import AlphaSchedule
+from core.masking_strategy import MaskingStrategy
+from core.sampling.noise import draw_keys
+from trainers.distributed.randomness import generator_at
+from trainers.evaluating.statistics import Interval, clustered_mean, gain
+from trainers.models.policy import Policy
+from trainers.rollouts import compiled_body, roll_out
+from trainers.settings.objects import build_generator
+from trainers.settings.trainer import DiffusionArguments
+
+SAMPLED, GREEDY = "sampled", "greedy"
+PARSERS = ("strict", "lenient")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was written for one problem.
+
+    Attributes:
+        problem: its place in the split.
+        strict, lenient: whether it is right under either parser.
+        completion: the text.
+        forwards: denoiser evaluations that it took part in.
+        seconds: its equal share of the wall time of what was written together.
+    """
+
+    problem: int
+    strict: bool
+    lenient: bool
+    completion: str
+    forwards: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Outcomes of one pass over a split, one entry a problem.
+
+    Attributes:
+        strict, lenient: whether the completion gives the right answer under either parser.
+        clusters: problems of one cluster share their numbers and template; intervals do not count them as independent.
+        completions: the texts.
+        forwards: mean denoiser evaluations a completion.
+        seconds: wall time of the denoising.
+    """
+
+    strict: list[bool]
+    lenient: list[bool]
+    clusters: list[str]
+    completions: list[str]
+    forwards: float
+    seconds: float
+
+    @classmethod
+    def of(cls, answers: Sequence[Answer], clusters: Sequence[str]) -> "Evaluation":
+        """From one answer a problem, in the order of the problems."""
+        return cls(
+            strict=[answer.strict for answer in answers],
+            lenient=[answer.lenient for answer in answers],
+            clusters=list(clusters),
+            completions=[answer.completion for answer in answers],
+            forwards=sum(answer.forwards for answer in answers) / len(answers),
+            seconds=sum(answer.seconds for answer in answers),
+        )
+
+    def accuracy(self, parser: str) -> Interval:
+        """Share of right answers under ``strict`` or ``lenient``, with its 95% interval."""
+        return clustered_mean([float(ok) for ok in getattr(self, parser)], self.clusters)
+
+    def gain_over(self, before: "Evaluation", parser: str) -> Interval:
+        """Difference in accuracy to an earlier evaluation of the same problems."""
+        old, new = ([float(ok) for ok in getattr(e, parser)] for e in (before, self))
+        return gain(old, new, self.clusters)
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Runs a policy over problems on the sampler of its experiment.
+
+    Args:
+        args: generation options.
+        schedule, masking: those of the experiment.
+        task: module of `trainers.tasks`.
+        problems: rows with prompt, answer and cluster.
+        seed: of the sampling noise; equal for every evaluation of a run.
+        batch_size: prompts denoised at a time; it does not show in the results.
+    """
+
+    args: DiffusionArguments
+    schedule: AlphaSchedule
+    masking: MaskingStrategy
+    task: ModuleType
+    problems: Dataset
+    seed: int
+    batch_size: int = 128
+
+    def run(self, policy: Policy, temperature: float) -> Evaluation:
+        """Denoise and judge every problem once; temperature 0 is greedy."""
+        return Evaluation.of(self.answer(policy, temperature, range(len(self.problems))), self.problems["cluster"])
+
+    def both(self, policy: Policy) -> dict[str, Evaluation]:
+        """Sampled at the experiment's temperature, and greedy."""
+        return {SAMPLED: self.run(policy, self.args.temperature), GREEDY: self.run(policy, 0.0)}
+
+    def answer(self, policy: Policy, temperature: float, places: Sequence[int], repetition: int = 0) -> list[Answer]:
+        """Denoise and judge some problems once.
+
+        Args:
+            policy: the model; it is left in the mode that it was in.
+            temperature: of the token distribution; 0 is greedy.
+            places: of the problems in the split, none twice.
+            repetition: 0, 1, ...: each has noise of its own.
+
+        Returns:
+            One answer a place, in that order.
+        """
+        model, tokenizer = policy.model, policy.tokenizer
+        asked = self.problems.select(places)
+        was_training = model.training
+        model.eval()
+        started = time.perf_counter()
+        prompts = tokenizer(list(asked["prompt"]))["input_ids"]
+        keys = self.keys(temperature, repetition)[list(places)]
+        with compiled_body(model, self.args.compile_rollouts):
+            trajectory = roll_out(
+                self.sampler(policy, temperature), prompts, keys, tokenizer.pad_token_id, self.batch_size, model.device
+            )
+        completions = tokenizer.batch_decode(trajectory.completions(), skip_special_tokens=True)
+        model.train(was_training)
+        seconds = (time.perf_counter() - started) / len(places)
+        verdicts = [self.task.verify(c, a) for c, a in zip(completions, asked["answer"], strict=True)]
+        return [
+            Answer(place, verdict.strict, verdict.lenient, completion, forwards, seconds)
+            for place, verdict, completion, forwards in zip(
+                places, verdicts, completions, trajectory.forwards.tolist(), strict=True
+            )
+        ]
+
+    def keys(self, temperature: float, repetition: int) -> torch.Tensor:
+        """The noise of every problem, (problems,): that of the first n is the same in a split of n."""
+        # the first repetition has the noise of the evaluations in a training run
+        again = (repetition,) if repetition else ()
+        noise = generator_at(self.seed, "evaluation", str(float(temperature)), *again)
+        return draw_keys(len(self.problems), noise)
+
+    def sampler(self, policy: Policy, temperature: float):
+        """What completes the prompts.
+
+        Raises:
+            ValueError: options that do not fit together or to the model.
+        """
+        denoiser, eos_id = policy.denoiser(compiled=self.args.compile_rollouts), policy.tokenizer.eos_token_id
+        return build_generator(self.args, denoiser, self.schedule, self.masking, eos_id, temperature)
+
+    def batches(self, policy: Policy) -> list[list[int]]:
+        """The places of all problems in batches of prompts of like length."""
+        lengths = [len(ids) for ids in policy.tokenizer(list(self.problems["prompt"]))["input_ids"]]
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+
+def encode_prompts(policy: Policy, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Left-padded ids and attention mask on the model's device."""
+    return policy.tokenizer(list(prompts), padding=True, return_tensors="pt").to(policy.model.device)
+
+
+def summarise(evaluations: dict[str, Evaluation]) -> dict[str, dict[str, Any]]:
+    """Accuracies by name ("sampled strict", ...), as value / low / high."""
+    return {
+        f"{mode} {parser}": vars(evaluation.accuracy(parser))
+        for mode, evaluation in evaluations.items()
+        for parser in PARSERS
+    }

@@ -1,0 +1,123 @@
+"""Families of models: what each is, where its own files do not say it, as one record.
+
+A checkpoint is recognised by the architecture that its config names, never by its path. What a record says is a claim;
+`trainers.models.probes` checks it against the weights. What was settled for a policy is written into its config under
+`SETTLED`, so that a saved model is loaded as it was trained.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+from transformers import PretrainedConfig
+
+SETTLED = "diffusion"  # attribute of a saved config: see `Nature.record`
+MASKED_LM = "ForMaskedLM"
+
+
+@dataclass(frozen=True)
+class Nature:
+    """How a model is to be read.
+
+    Attributes:
+        logit_shift: the logit at position i predicts the token at i + 1.
+        attention: bidirectional, or block_causal.
+        prompt_in_blocks: a block-causal model that was trained on blocks of the whole text, its prompt included.
+        block_length: tokens of a block of a block-causal model, where it is known.
+    """
+
+    logit_shift: bool = False
+    attention: str = "bidirectional"
+    prompt_in_blocks: bool = False
+    block_length: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What goes into a saved config."""
+        return vars(self).copy()
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that are read alike.
+
+    Attributes:
+        architectures: names in ``config.architectures``; one that begins with * stands for all that end so.
+        nature: see `Nature`.
+        mask_tokens: texts of its mask token, where neither tokenizer nor config names it.
+        mask_id: the mask token's id, where its text is not known either.
+        checkpoint_activations: turns on the model's own activation checkpointing; None: transformers' switch works.
+    """
+
+    architectures: tuple[str, ...]
+    nature: Nature = Nature()
+    mask_tokens: tuple[str, ...] = ()
+    mask_id: int | None = None
+    checkpoint_activations: Callable[[nn.Module], None] | None = None
+
+    def holds(self, architecture: str) -> bool:
+        """Whether a config's architecture is one of these."""
+        return any(fnmatchcase(architecture, pattern) for pattern in self.architectures)
+
+
+def _checkpoint_llada(model: nn.Module) -> None:
+    """LLaDA's file keeps its switch on the inner model: an enumeration of strategies, named in its own module."""
+    inner = next(module for module in model.modules() if hasattr(module, "set_activation_checkpointing"))
+    # the enumeration is found where the class was defined: remote code has no importable name
+    namespace = type(inner).set_activation_checkpointing.__globals__
+    inner.set_activation_checkpointing(namespace["ActivationCheckpointingStrategy"].whole_layer)
+
+
+# Any autoregressive decoder, read in both directions; its shift is what it was trained with (DiffuLLaMA, 2410.17891).
+AUTOREGRESSIVE = "autoregressive"
+FAMILIES: dict[str, Family] = {
+    # 2502.09992; its tokenizer has the token, but does not call it the mask
+    "llada": Family(
+        ("LLaDAModelLM",),
+        mask_tokens=("<|mdm_mask|>",),
+        mask_id=126336,
+        checkpoint_activations=_checkpoint_llada,
+    ),
+    "llada_moe": Family(("LLaDAMoEModelLM",), mask_tokens=("<|mask|>", "<|mdm_mask|>")),  # 2509.24389
+    "llada2": Family(  # 2512.15745
+        ("LLaDA2MoeModelLM",), Nature(attention="block_causal", prompt_in_blocks=True), mask_tokens=("<|mask|>",)
+    ),
+    "dream": Family(("DreamModel",), Nature(logit_shift=True), mask_tokens=("<|mask|>",)),  # 2508.15487
+    "sdar": Family(  # 2510.06303
+        ("SDARForCausalLM", "SDARMoeForCausalLM"),
+        Nature(attention="block_causal", prompt_in_blocks=True),
+        mask_tokens=("<|MASK|>",),
+    ),
+    "masked_lm": Family((f"*{MASKED_LM}",)),  # BERT, ModernBERT: trained on masks
+    AUTOREGRESSIVE: Family(("*ForCausalLM", "*LMHeadModel"), Nature(logit_shift=True)),
+}
+
+
+def family_of(config: PretrainedConfig) -> tuple[str, Family]:
+    """The family of a checkpoint, by the first architecture that its config names.
+
+    Raises:
+        ValueError: no architecture, or one of no family.
+    """
+    architectures = config.architectures or []
+    for name, family in FAMILIES.items():
+        if architectures and family.holds(architectures[0]):
+            return name, family
+    raise ValueError(
+        f"its config names the architectures {architectures}, which no family has; known families: "
+        + ", ".join(f"{name} ({', '.join(family.architectures)})" for name, family in FAMILIES.items())
+    )
+
+
+def nature_of(config: PretrainedConfig, family: Family) -> Nature:
+    """How a checkpoint is to be read: as its config was settled when it was trained here, else as its family.
+
+    An autoregressive architecture that its config already calls bidirectional was trained on masks, in place.
+    """
+    settled = getattr(config, SETTLED, None)
+    if settled is not None:
+        return Nature(**settled)
+    if family is FAMILIES[AUTOREGRESSIVE] and getattr(config, "is_causal", True) is False:
+        return Nature()
+    return family.nature

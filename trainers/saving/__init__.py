@@ -1,0 +1,4 @@
+"""What is written beside weights, and whether it is whole.
+
+Imports distributed, faults, models and settings.
+"""

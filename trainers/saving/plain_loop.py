@@ -1,0 +1,104 @@
+"""The denoising loop in a few lines of plain transformers, written out for one model: what its card shows.
+
+It is `core.generator` at temperature 0 with sampler count_matched and selection top1, for one prompt at a time.
+"""
+
+from itertools import pairwise
+
+from core.alpha_schedule import AlphaSchedule
+from core.generator import DiffusionGenerator
+from core.masking_strategy import FullMaskingStrategy
+from trainers.models.policy import Policy
+from trainers.saving.provenance import Provenance
+
+LOOP = """\
+import torch
+from transformers import {auto}, AutoTokenizer
+
+HERE = {here!r}  # the directory of these files, or their name on the hub
+CANVAS, BLOCK = {canvas}, {block}  # tokens of a completion, and of a block of it
+LEFT = {left}  # of a block, still masked after each step
+
+tokenizer = AutoTokenizer.from_pretrained(HERE{trust})
+model = {auto}.from_pretrained(HERE{trust}).eval()
+
+
+@torch.no_grad()
+def complete(prompt):
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    first, mask = ids.shape[1], tokenizer.mask_token_id
+    ids = torch.cat([ids, torch.full((1, CANVAS), mask)], dim=1)
+{rule}    for start in range(first, first + CANVAS, BLOCK):
+        for left in LEFT:
+            logits = model(input_ids=ids{attention}).logits[0].float()
+{shift}            logits[:, mask] = -torch.inf
+            sure, tokens = logits.softmax(dim=1).max(dim=1)
+            masked = ids[0] == mask
+            masked[:first] = masked[start + BLOCK :] = False
+            best = sure.masked_fill(~masked, -1).topk(int(masked.sum()) - left).indices
+            ids[0, best] = tokens[best]
+    text = ids[0, first:].tolist()
+    end = text.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in text else CANVAS
+    return tokenizer.decode(text[:end], skip_special_tokens=True)
+
+
+print(complete({example!r}))
+"""
+SHIFT = "            logits = logits.roll(1, dims=0)  # the logit at a position predicts the token after it\n"
+# the prompt is a block of its own, or is made of blocks, of which the last ends where it does
+BLOCKS = {
+    False: "    block = ((torch.arange(first + CANVAS) - first) // BLOCK).clamp(min=-1)\n",
+    True: "    block = (torch.arange(first + CANVAS) - first) // BLOCK\n",
+}
+RULE = "    visible = (block[:, None] >= block)[None, None]  # earlier blocks and the own one\n"
+
+
+def plain_loop(policy: Policy, provenance: Provenance, auto: str, here: str = ".") -> str | None:
+    """Python source of the loop; None where plain transformers has no such loop.
+
+    Args:
+        policy: the model.
+        provenance: how it is sampled.
+        auto: transformers' class that loads it.
+        here: what the source says its files are.
+    """
+    known = provenance.sampling
+    odd = policy.calling.attention not in (None, "sdpa") and policy.block_length is not None
+    if known["prediction_type"] != "masked" or odd:
+        return None
+    trust = ", trust_remote_code=True" if brings_code(policy) else ""
+    rule = "" if policy.block_length is None else BLOCKS[policy.prompt_in_blocks] + RULE
+    return LOOP.format(
+        auto=auto,
+        here=here,
+        canvas=known["max_completion_length"],
+        block=known["block_length"] or known["max_completion_length"],
+        left=still_masked(policy, provenance),
+        trust=trust,
+        rule=rule,
+        attention=", attention_mask=visible" if rule else "",
+        shift=SHIFT if policy.logit_shift else "",
+        example=provenance.example or "Once upon a time",
+    )
+
+
+def brings_code(policy: Policy) -> bool:
+    """Whether transformers runs code that lies beside the weights."""
+    return bool(getattr(policy.model.config, "auto_map", None))
+
+
+def still_masked(policy: Policy, provenance: Provenance) -> list[int]:
+    """Masked tokens of a block after each evaluation, on the schedule: descending, to 0."""
+    known = provenance.sampling
+    schedule = AlphaSchedule(
+        known["alpha_schedule"], known["max_timesteps"], alpha_min=known["alpha_min"], alpha_max=known["alpha_max"]
+    )
+    generator = DiffusionGenerator(
+        policy.denoiser(),
+        schedule,
+        FullMaskingStrategy(0.0),
+        known["max_completion_length"],
+        known["block_length"],
+    )
+    counts = [generator.masked_at(t) for t in generator.grid()]
+    return [after for before, after in pairwise(counts) if after < before]

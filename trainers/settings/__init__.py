@@ -1,0 +1,4 @@
+"""Every option, declared once; YAML and command line; from options to objects of core.
+
+Imports core and tasks.
+"""

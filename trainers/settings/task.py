@@ -1,0 +1,123 @@
+"""The section `task`: which problems, from where, with which rewards."""
+# ruff: noqa: RUF009 (`option` is dataclasses.field with its metadata)
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainers.settings.options import ConfigError, option, require
+from trainers.tasks.augmentation import TrainingData
+
+
+@dataclass
+class TaskArguments:
+    """Which task (a file of trainers/tasks, or one of your own), on which data, with which rewards."""
+
+    task_name: str = option("task", "gsm8k", "The task: a file trainers/tasks/<name>.py.", key="name")
+    task_path: str | None = option(
+        "task",
+        None,
+        "A task of your own, in place of task.name: a Python file with build_prompt, load_splits, verify and REWARDS "
+        "(docs/tasks.md).",
+        key="path",
+    )
+    task_options: dict[str, Any] | str | None = option(
+        "task",
+        None,
+        "Options that this task alone has, as key: value pairs (on the command line as JSON); they are the further "
+        "keyword arguments of its load_splits.",
+        key="options",
+    )
+    data_files: list[str] | None = option(
+        "task", None, "Local files, [train] or [train, test]; unset: the task's seeded generator."
+    )
+    dataset_name: str | None = option("task", None, "A hub dataset, such as openai/gsm8k (2110.14168).")
+    train_size: int | None = option("task", None, "Training problems; unset: the task's choice.")
+    validation_size: int | None = option("task", None, "Validation problems; unset: the task's choice.")
+    test_size: int | None = option("task", None, "Test problems; unset: the task's choice.")
+    task_seed: int = option(
+        "task", 0, "Seed of the generated problems, of the split and of perturbed copies.", key="seed"
+    )
+    min_operations: int = option("task", 1, "Fewest arithmetic operations in a generated problem.")
+    max_operations: int = option("task", 1, "Most arithmetic operations in a generated problem.")
+    max_number: int = option("task", 20, "Largest number in a generated problem.")
+    solutions: list[str] | None = option(
+        "task",
+        None,
+        "Styles of the solutions of word problems from files or the hub: full is the human text, equations only its "
+        "calculator annotations. Each training problem appears in every style listed, and the prompt says which is "
+        "wanted; validation and test have the first. Unset: full.",
+    )
+    perturbed_copies: int = option(
+        "task",
+        0,
+        "Most copies with other numbers and a recomputed solution of each training problem from files or the hub; "
+        "only problems whose every number can be traced get any.",
+    )
+    extra_files: list[str] | None = option(
+        "task",
+        None,
+        "Further training files beside the task's own, GSM8K jsonl or SVAMP.json; what is held out, and the test "
+        "part of SVAMP, is left out.",
+    )
+    sometimes_solved: str | None = option(
+        "task",
+        None,
+        "Record of scripts/evaluate.py --split train --repeats N: train only on its problems of which some samples "
+        "were right and some wrong (strictly), as a group whose rewards are all equal teaches nothing.",
+    )
+    rewards: list[str] = option(
+        "task",
+        ["correctness", "format"],
+        "Names of the task's reward functions, summed with training.reward_weights (one a name; unset: 1; 0: only "
+        "logged).",
+    )
+    reward_time_limit: float = option(
+        "task",
+        60.0,
+        "Seconds that one call of a reward, or of the verifier, may take for its batch of completions. What fails or "
+        "takes longer is tried once more, completion by completion, in the same time; what fails again is left out.",
+    )
+
+    def __post_init__(self):
+        for name in ("train_size", "validation_size", "test_size", "min_operations", "max_number"):
+            value = getattr(self, name)
+            require(self, name, value is None or value >= 1, "at least 1")
+        fewest = f"at least task.min_operations={self.min_operations}"
+        require(self, "max_operations", self.max_operations >= self.min_operations, fewest)
+        require(self, "rewards", bool(self.rewards), "at least one reward")
+        require(self, "rewards", len(set(self.rewards)) == len(self.rewards), "each reward once")
+        require(self, "reward_time_limit", 0 < self.reward_time_limit < math.inf, "seconds above 0")
+        both = self.data_files is None or self.dataset_name is None
+        require(self, "dataset_name", both, f"no second source beside task.data_files={self.data_files!r}")
+        # never None from here on; text is what the command line could not read as JSON
+        self.task_options = {} if self.task_options is None else self.task_options
+        pairs = 'key: value pairs, on the command line as JSON such as {"min_blanks": 4}'
+        require(self, "task_options", isinstance(self.task_options, dict), pairs)
+        self.training_data()
+
+    @property
+    def label(self) -> str:
+        """The task's name, for people; of a file of one's own the file's."""
+        return self.task_name if self.task_path is None else Path(self.task_path).stem
+
+    @property
+    def identity(self) -> str:
+        """What tells this task's verifier from another's: the name, with the content of a file of one's own."""
+        if self.task_path is None:
+            return self.task_name
+        return f"{self.label} {hashlib.sha256(Path(self.task_path).read_bytes()).hexdigest()}"
+
+    def training_data(self) -> TrainingData:
+        """What the training split is made of, as a task wants it.
+
+        Raises:
+            ConfigError: an unknown or repeated style, or a negative number of copies.
+        """
+        styles = None if self.solutions is None else tuple(self.solutions)
+        try:
+            return TrainingData(styles, self.perturbed_copies, tuple(self.extra_files or ()))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error

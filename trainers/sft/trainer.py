@@ -1,0 +1,140 @@
+"""Supervised fine-tuning of a diffusion model on given completions, see `trainers.sft.objectives`."""
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from trl import SFTTrainer
+
+from core.masking_strategy import sync_masking_with_nelbo
+from core.nelbo import TrajectoryNELBOLoss
+from trainers.collating import IGNORED, CanvasCollator
+from trainers.distributed.sharding import ShardedTrainer, whole
+from trainers.exposure import SCHEDULED, log_follows
+from trainers.faults.tolerant import FaultTolerant
+from trainers.memory_budget import settle_memory
+from trainers.models.activations import checkpoint_activations
+from trainers.models.policy import Policy
+from trainers.saving.saving import SelfContained
+from trainers.settings.objects import build_loss, build_masking
+from trainers.settings.options import require
+from trainers.settings.trainer import ConfigError, DiffusionSFTConfig, check_supported
+from trainers.sft.objectives import OBJECTIVES, MicroStep
+
+
+class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrainer):
+    """`trl.SFTTrainer` with a diffusion loss.
+
+    Keeps TRL's data preparation, PEFT and bookkeeping; overrides the collator (fixed EOS-filled canvas),
+    `compute_loss` (an objective of `trainers.sft.objectives`) and `prediction_step` (that loss on fixed noise).
+
+    Args:
+        policy: the model to train.
+        args: its options.
+        train_dataset, eval_dataset: rows with ``prompt`` and ``completion``.
+    """
+
+    trainer_name = "sft"
+    loss_is_scaled_for_ga = False
+    position_name = "_micro_step"
+
+    def __init__(
+        self,
+        policy: Policy,
+        args: DiffusionSFTConfig,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None = None,
+        **kwargs: Any,
+    ):
+        check_supported(args)
+        checkpoint_activations(policy, args)
+        self.policy, tokenizer = policy, policy.tokenizer
+        args.max_length = None  # the canvas is the limit, checked below
+        args.remove_unused_columns = False
+        args.completion_only_loss = True
+        super().__init__(
+            model=policy.model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            data_collator=CanvasCollator(args.max_completion_length, tokenizer.pad_token_id, tokenizer.eos_token_id),
+            **kwargs,
+        )
+        self.nelbo_loss: TrajectoryNELBOLoss = build_loss(args)
+        self.masking_strategy = build_masking(args)
+        sync_masking_with_nelbo(self.masking_strategy, self.nelbo_loss)
+        self.nelbo_loss.states_per_forward = args.states_per_forward
+        self._memory_settled = args.memory_budget_gib is None
+        self.objective = OBJECTIVES[args.prediction_type](args, self.nelbo_loss, self.masking_strategy, policy)
+        gathers = self.is_fsdp_enabled or not (self.shards_weights and self.objective.scheduled.active)
+        walks = "0 under DeepSpeed ZeRO-3, where walks of different lengths would wait for one another; FSDP2 has them"
+        require(args, "scheduled_sampling_max_step_offset", gathers, walks)
+        self._micro_step = 0
+        self._last_start: float | None = None
+        _check_lengths(self.train_dataset, args.max_completion_length)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor:
+        """The objective on noise drawn for this micro-step, in nats per canvas token."""
+        training, state = model.training, self.state
+        if not self._memory_settled:
+            columns = zip(self.train_dataset["input_ids"], self.train_dataset["labels"], strict=True)
+            prompts = (len(ids) - sum(label != IGNORED for label in labels) for ids, labels in columns)
+            settle_memory(self, self.nelbo_loss, max(prompts))
+            self._memory_settled = True
+        self._log_step_time(training)
+        where = ("train", state.global_step, self._micro_step) if training else ("eval", 0, 0)
+        self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
+        at = MicroStep(
+            position=(self.args.seed, *where),
+            share=self.share,
+            step=state.global_step if training else None,
+            measure=training and log_follows(state),
+            denoiser=self.policy.denoiser(model),
+            walker=self.policy.denoiser(self.accelerator.unwrap_model(model)),
+        )
+        with self._walking(model):
+            loss, metrics = self.objective(at, inputs["prompt_ids"], inputs["prompt_mask"], inputs["completion_ids"])
+        for name, value in metrics.items():
+            self._metrics["train" if training else "eval"][name].append(value)
+        return loss
+
+    def _walking(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Whole weights where processes make different numbers of forwards, from here to the end of the backward."""
+        walks = self.model.training and self.objective.scheduled.active
+        return whole(model, resharded=False) if walks and self.is_fsdp_enabled else nullcontext()
+
+    def _log_step_time(self, training: bool) -> None:
+        """Seconds from one micro-step's start to the next one's, in runs where part of it goes into rollouts."""
+        now = time.perf_counter()
+        if training and self.objective.scheduled.active and self._last_start is not None:
+            self._metrics["train"][SCHEDULED + "step_seconds"].append(now - self._last_start)
+        self._last_start = now if training else None  # an evaluation in between is no part of a step
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
+        """The loss alone, on the same noise at every evaluation."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, inputs).detach(), None, None
+
+
+def _check_lengths(dataset: Dataset, canvas_length: int) -> None:
+    """Completions must fit their canvas, EOS included."""
+    lengths = [sum(label != IGNORED for label in labels) for labels in dataset["labels"]]
+    too_long = sum(length > canvas_length for length in lengths)
+    if too_long:
+        raise ConfigError(
+            f"generation.max_completion_length={canvas_length}: {too_long} of {len(lengths)} completions are longer; "
+            f"the longest has {max(lengths)} tokens with its EOS"
+        )
