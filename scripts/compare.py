@@ -13,19 +13,20 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from trainers.evaluating.comparison import compare, describe, notes
-from trainers.evaluating.record import read_record, write_record
-from trainers.reporting.console import OptionParser, main_or_one_line
+from trainers.commands import OptionParser, main_or_one_line
 
 
 def main(argv: list[str]) -> None:
-    parser = OptionParser()
-    parser.description = __doc__.split("\n")[0]
-    parser.add_argument("-h", "--help", action="help")
+    parser = OptionParser(__doc__)
     parser.add_argument("before", type=Path, help="record of scripts/evaluate.py --json")
     parser.add_argument("after", type=Path, help="another one, of the same problems")
     parser.add_argument("--json", type=Path, default=None, help="also write the numbers to this file")
     options = parser.parse_args(argv)
+
+    # only now: these take seconds to import, which a typo does not wait for
+    from trainers.evaluating.comparison import compare, describe, notes
+    from trainers.evaluating.record import read_record, write_record
+
     before, after = read_record(options.before), read_record(options.after)
     found, said = compare(before, after), notes(before, after)
 

@@ -13,32 +13,21 @@ import time
 from functools import partial
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from core.generator import DiffusionGenerator
-from core.likelihoods.estimators import ESTIMATORS
-from core.masking_strategy import DiffusionMaskingStrategy
-from core.sampling.selection import SELECTIONS
-from trainers.reporting.console import OptionParser, main_or_one_line
-from trainers.saving.environment import environment
+from trainers.commands import OptionParser, at_least, main_or_one_line
+from trainers.settings.declarations import names_in
 from trainers.settings.options import ConfigError
-from trainers.studies.comparison import Comparison, compare_gradients, reinforce_row, variants
-from trainers.studies.comparison_report import NOTES, tables, write
-from trainers.studies.enumerable import LONGEST, MASK, AnswerDenoiser, build_model, choose_problems, fit
-from trainers.studies.measurements import at_least
 
 LONGEST_WITH_GRADIENT = 4  # 11^4 canvases; one token more takes 12 times the memory
 
 
 def options(argv: list[str]) -> argparse.Namespace:
-    parser, whole = OptionParser(), partial(at_least, 1)
-    parser.description = __doc__.split("\n")[0]
-    parser.add_argument("-h", "--help", action="help")
+    parser, whole = OptionParser(__doc__), partial(at_least, 1)
     parser.add_argument("--sampler", default="count_matched", choices=("count_matched", "ancestral"))
-    parser.add_argument("--selection", default="top1", choices=tuple(SELECTIONS))
+    parser.add_argument("--selection", default="top1", choices=names_in("core", "SELECTIONS"))
     parser.add_argument("--steps", default=4, type=whole, help="T of the one schedule (default 4)")
-    parser.add_argument("--alpha_schedule", default="cosine")
+    parser.add_argument("--alpha_schedule", default="cosine", choices=names_in("core", "SCHEDULES"))
     parser.add_argument("--length", default=4, type=whole, help="tokens of the canvas (default 4)")
     parser.add_argument("--block_length", default=None, type=whole)
     parser.add_argument("--temperature", default=1.0, type=float)
@@ -53,17 +42,28 @@ def options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", default=0, type=int)
     parser.add_argument("--output", default=Path("runs/estimators"), type=Path)
     found = parser.parse_args(argv)
-    if found.length > LONGEST:
-        raise ConfigError(f"--length {found.length}: expected at most {LONGEST}, states grow as 2^length")
     if found.batch_size % found.problems:
         raise ConfigError(f"--batch_size {found.batch_size}: expected a multiple of --problems {found.problems}")
     if found.estimators is None:  # selection_replay is the law of one rule
-        found.estimators = [n for n in ESTIMATORS if n != "selection_replay" or found.selection == "low_confidence"]
+        every = names_in("core", "ESTIMATORS")
+        found.estimators = [n for n in every if n != "selection_replay" or found.selection == "low_confidence"]
     return found
 
 
 def main(argv: list[str]) -> None:
     chosen, console, start = options(argv), Console(), time.perf_counter()
+
+    # only now: these take seconds to import, which a typo does not wait for
+    import torch
+
+    from core import DiffusionGenerator, DiffusionMaskingStrategy
+    from trainers.saving.environment import environment
+    from trainers.studies.comparison import Comparison, compare_gradients, reinforce_row, variants
+    from trainers.studies.comparison_report import NOTES, tables, write
+    from trainers.studies.enumerable import LONGEST, MASK, AnswerDenoiser, build_model, choose_problems, fit
+
+    if chosen.length > LONGEST:
+        raise ConfigError(f"--length {chosen.length}: expected at most {LONGEST}, states grow as 2^length")
     torch.set_num_threads(1)  # the same order of additions on every machine
     model = build_model(chosen.seed)
     denoiser = AnswerDenoiser(model, MASK, head=model.lm_head)

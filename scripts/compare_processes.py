@@ -18,21 +18,25 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
-from trainers.reporting.console import OptionParser, main_or_one_line
+from trainers.commands import OptionParser, at_least, main_or_one_line
 from trainers.settings.options import ConfigError
-from trainers.settings.parser import parse
-from trainers.studies.measurements import at_least
+from trainers.settings.parser import read
 
 TRAIN = Path(__file__).parent / "train.py"
 
 
 def main(argv: list[str]) -> None:
-    parser = OptionParser()
+    parser = OptionParser(__doc__)
     parser.add_argument("--processes", type=partial(at_least, 1), nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=partial(at_least, 10), default=20)
     parser.add_argument("--repeats", type=partial(at_least, 1), default=3)
-    options, rest = parser.parse_known_args(argv)
-    rows = parse(rest).training.per_device_train_batch_size
+    options, rest = parser.parse_beside_config(argv)
+    request = read(rest)
+
+    # only now: these take seconds to import, which a typo does not wait for
+    from trainers.settings.config import build
+
+    rows = build(request).training.per_device_train_batch_size
     uneven = [count for count in options.processes if rows % count]
     if uneven:
         raise ConfigError(f"--processes {uneven[0]}: expected a divisor of per_device_train_batch_size={rows}")

@@ -13,26 +13,18 @@ compares two of them. Neither batch size nor the number of processes shows in th
 
 from functools import partial
 
-import torch.distributed as dist
 from rich.console import Console
-from rich.progress import Progress
-from transformers import set_seed
 
-from trainers.distributed.processes import Processes
-from trainers.evaluating.identity import data_hash, settings, weights_hash
-from trainers.evaluating.journal import Journal, journal_path
-from trainers.evaluating.record import Found, write_record
-from trainers.evaluating.sweeps import rows
-from trainers.evaluating.work import DECODINGS, Work
-from trainers.experiment import build_evaluator, load_experiment_policy, load_task
-from trainers.reporting.console import OptionParser, main_or_one_line
-from trainers.saving.environment import VERSIONS, environment
-from trainers.settings.trainer import ConfigError
-from trainers.studies.measurements import at_least
+from trainers.commands import OptionParser, at_least, main_or_one_line
+from trainers.settings.declarations import names_in
+from trainers.settings.options import ConfigError
+from trainers.settings.parser import read
+
+DECODINGS = names_in("trainers.evaluating.work", "DECODINGS")
 
 
 def main(argv: list[str]) -> None:
-    own, whole = OptionParser(), partial(at_least, 1)
+    own, whole = OptionParser(__doc__), partial(at_least, 1)
     own.add_argument("--sweep", nargs="+", action="append", default=[], help="a setting and its values")
     own.add_argument("--decodings", nargs="+", default=DECODINGS, choices=DECODINGS)
     own.add_argument("--repeats", default=1, type=whole, help="sampled completions a problem")
@@ -42,6 +34,22 @@ def main(argv: list[str]) -> None:
     options, rest = own.parse_measurement(argv)
     if max(options.pass_at, default=1) > options.repeats:
         raise ConfigError(f"--pass_at {max(options.pass_at)}: expected at most --repeats {options.repeats}")
+    read(rest)
+
+    # only now: these take seconds to import, which a typo does not wait for
+    import torch.distributed as dist
+    from rich.progress import Progress
+    from transformers import set_seed
+
+    from trainers.distributed.processes import Processes
+    from trainers.evaluating.identity import data_hash, settings, weights_hash
+    from trainers.evaluating.journal import Journal, journal_path
+    from trainers.evaluating.record import Found, write_record
+    from trainers.evaluating.sweeps import rows
+    from trainers.evaluating.work import Work
+    from trainers.experiment import build_evaluator, load_experiment_policy, load_task
+    from trainers.saving.environment import VERSIONS, environment
+
     swept = rows(rest, options.sweep)
     config = swept[0].config
     processes = Processes.current()

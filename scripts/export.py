@@ -11,45 +11,53 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from trainers.models.adapters import SHAPE
-from trainers.models.families import SETTLED
-from trainers.models.loading import load_policy
-from trainers.reporting.console import OptionParser, main_or_one_line
-from trainers.saving.model_card import write_card
-from trainers.saving.provenance import Provenance, read_provenance
-from trainers.settings.parser import parse
-from trainers.settings.trainer import ConfigError, ImprovedDiffuGRPOConfig, ModelArguments
+from trainers.commands import OptionParser, main_or_one_line
+from trainers.settings.options import ConfigError
+from trainers.settings.parser import SUFFIXES, read
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CONFIGS = (".yaml", ".yml", ".json")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def main(argv: list[str]) -> None:
-    own = OptionParser()
+    own = OptionParser(__doc__)
     own.add_argument("source", help="a config, or a model's name or directory")
     own.add_argument("--output", type=Path, required=True, help="a directory that is not there yet")
     own.add_argument("--dtype", choices=DTYPES, default=None, help="of the written weights; unset: as loaded")
     options, rest = own.parse_known_args(argv)
     if options.output.exists():
         raise ConfigError(f"--output {options.output}: it is there already")
+    request = None
+    if options.source.endswith(SUFFIXES):
+        request = read([options.source, *rest])
+    else:
+        own.add_argument("--trust_remote_code", action="store_true")
+        options = own.parse_args(argv)
+
+    # only now: these take seconds to import, which a typo does not wait for
+    import torch
+
+    from trainers.models.adapters import SHAPE
+    from trainers.models.loading import load_policy
+    from trainers.saving.model_card import write_card
+    from trainers.saving.provenance import Provenance, read_provenance
+    from trainers.settings.config import build
+    from trainers.settings.grpo import ImprovedDiffuGRPOConfig
+    from trainers.settings.model import ModelArguments
 
     # what is exported is neither an adapter nor quantised, whatever it was trained as
     plain = dict.fromkeys(SHAPE) | {"use_peft": False, "load_in_4bit": False}
-    if options.source.endswith(CONFIGS):
-        config = parse([options.source, *rest])
+    if request is not None:
+        config = build(request)
         model, args = config.model, config.training
         block_length = args.block_length
     else:
-        own.add_argument("--trust_remote_code", action="store_true")
-        trust = own.parse_args(argv).trust_remote_code
-        model = ModelArguments(model_name_or_path=options.source, trust_remote_code=trust)
+        model = ModelArguments(model_name_or_path=options.source, trust_remote_code=options.trust_remote_code)
         args, block_length = None, settled_block_length(Path(options.source))
     policy = load_policy(replace(model, **plain), block_length=block_length)
     if options.dtype:
-        policy.model.to(DTYPES[options.dtype])
+        policy.model.to(getattr(torch, options.dtype))
 
     policy.model.save_pretrained(options.output)
     policy.tokenizer.save_pretrained(options.output)
@@ -62,6 +70,8 @@ def main(argv: list[str]) -> None:
 
 def settled_block_length(directory: Path) -> int | None:
     """Of a block-causal model that was trained here, the tokens of a block."""
+    from trainers.models.families import SETTLED
+
     path = directory / "config.json"
     if not path.is_file():
         return None

@@ -5,29 +5,31 @@
 Every line is the canvas after one evaluation of the model; new tokens are bold, masked positions are shaded.
 """
 
-import torch
 from rich.console import Console
 from rich.text import Text
-from torch import Tensor
 
-from core.generator import DiffusionGenerator
-from trainers.distributed.randomness import generator_at
-from trainers.evaluating.evaluation import encode_prompts
-from trainers.experiment import load_experiment_policy, load_task
-from trainers.models.policy import Policy
-from trainers.reporting.console import OptionParser, main_or_one_line
-from trainers.settings.objects import build_generator, build_loss, build_masking
-from trainers.settings.parser import parse
-
-MASK = "░"
+from trainers.commands import OptionParser, main_or_one_line
+from trainers.settings.parser import read
 
 
 def main(argv: list[str]) -> None:
-    own = OptionParser()
+    own = OptionParser(__doc__)
     own.add_argument("--prompt", default=None, help="the question; unset: the first test problem")
-    own.add_argument("--greedy", action="store_true")
-    options, rest = own.parse_known_args(argv)
-    config = parse(rest)
+    own.add_argument("--greedy", action="store_true", help="the most likely token everywhere: temperature 0")
+    options, rest = own.parse_beside_config(argv)
+    request = read(rest)
+
+    # only now: these take seconds to import, which a typo does not wait for
+    import torch
+
+    from trainers.distributed.randomness import generator_at
+    from trainers.evaluating.evaluation import encode_prompts
+    from trainers.experiment import load_experiment_policy, load_task
+    from trainers.reporting.denoising import canvas_line
+    from trainers.settings.config import build
+    from trainers.settings.objects import build_generator, build_loss, build_masking
+
+    config = build(request)
     args = config.training
 
     task, splits = load_task(config.task)
@@ -36,7 +38,7 @@ def main(argv: list[str]) -> None:
     style = (config.task.solutions or [])[:1]  # of word problems; other tasks have none
     prompt = splits["test"][0]["prompt"] if options.prompt is None else task.build_prompt(options.prompt, *style)
     loss = build_loss(args)
-    sampler: DiffusionGenerator = build_generator(
+    sampler = build_generator(
         args,
         policy.denoiser(),
         loss.schedule,
@@ -49,7 +51,7 @@ def main(argv: list[str]) -> None:
     console.print(prompt, style="dim")
     previous = torch.full((1, args.max_completion_length), policy.mask_id)
 
-    def show(timestep: int, ids: Tensor) -> None:
+    def show(timestep: int, ids: torch.Tensor) -> None:
         nonlocal previous
         console.print(canvas_line(policy, timestep, ids.cpu(), previous))
         previous = ids.cpu()
@@ -65,18 +67,6 @@ def main(argv: list[str]) -> None:
         f"{logp if trajectory.exact else 'no exact log-probability of the path under this sampler'}",
         style="dim",
     )
-
-
-def canvas_line(policy: Policy, timestep: int, ids: Tensor, previous: Tensor) -> Text:
-    """The canvas as one line of text."""
-    line = Text(f"t={timestep:>3}  ")
-    for token, old in zip(ids[0].tolist(), previous[0].tolist(), strict=True):
-        if token == policy.mask_id:
-            line.append(f"{MASK} ", style="dim")
-        else:
-            piece = policy.tokenizer.decode([token]).replace("\n", "⏎")
-            line.append(f"{piece} ", style="bold" if token != old else "")
-    return line
 
 
 if __name__ == "__main__":

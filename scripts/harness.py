@@ -11,33 +11,38 @@ import json
 from functools import partial
 from pathlib import Path
 
-from datasets import Dataset
 from rich.console import Console
 
-from trainers.evaluating.identity import settings, weights_hash
-from trainers.experiment import load_experiment_policy
-from trainers.reporting.console import OptionParser, main_or_one_line
-from trainers.saving.environment import environment
-from trainers.saving.files import replace_file
-from trainers.settings.parser import parse
-from trainers.settings.trainer import ConfigError
-from trainers.studies.measurements import at_least
+from trainers.commands import OptionParser, at_least, main_or_one_line
+from trainers.settings.options import ConfigError
+from trainers.settings.parser import read
 
 
 def options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser, whole = OptionParser(), partial(at_least, 1)
+    parser, whole = OptionParser(__doc__), partial(at_least, 1)
     parser.add_argument("--tasks", nargs="+", required=True, help="names, or paths of YAML files")
     parser.add_argument("--include_path", default=None, help="a directory of further tasks")
     parser.add_argument("--num_fewshot", default=None, type=partial(at_least, 0))
     parser.add_argument("--limit", default=None, type=whole, help="only the first so many documents of a task")
     parser.add_argument("--draws", default=32, type=whole, help="maskings a likelihood")
     parser.add_argument("--json", type=Path, default=None, help="also write the results to this file")
-    return parser.parse_known_args(argv)
+    return parser.parse_beside_config(argv)
 
 
 def main(argv: list[str]) -> None:
     chosen, rest = options(argv)
-    config = parse(rest)
+    request = read(rest)
+
+    # only now: these take seconds to import, which a typo does not wait for
+    from datasets import Dataset
+
+    from trainers.evaluating.identity import settings, weights_hash
+    from trainers.experiment import load_experiment_policy
+    from trainers.saving.environment import environment
+    from trainers.saving.files import replace_file
+    from trainers.settings.config import build
+
+    config = build(request)
     # an optional package: not before the settings are known to be good, and where its absence is one line
     from trainers.evaluating.harness import DiffusionLM, evaluate
 

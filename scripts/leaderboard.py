@@ -11,19 +11,24 @@ from pathlib import Path
 
 from rich.console import Console
 
-from trainers.reporting.console import OptionParser, main_or_one_line
-from trainers.settings.trainer import ConfigError
-from trainers.studies.leaderboard import finished, nearest, read_leaderboard, run_board
-from trainers.studies.leaderboard_report import notes, rows, tables, write_results
+from trainers.commands import OptionParser, main_or_one_line
+from trainers.settings.files import load_yaml
+from trainers.settings.options import ConfigError
 
 
 def main(argv: list[str]) -> None:
-    own = OptionParser()
+    own = OptionParser(__doc__)
     own.add_argument("board", type=Path)
     own.add_argument("--only", nargs="+", default=None, help="entries to run; 'start' is the untrained policy")
     own.add_argument("--seeds", nargs="+", type=int, default=None, help="some of the board's seeds")
     own.add_argument("--table", action="store_true", help="run nothing")
     options = own.parse_args(argv)
+    load_yaml(options.board)
+
+    # only now: these take seconds to import, which a typo does not wait for
+    from trainers.studies.leaderboard import finished, nearest, read_leaderboard, run_board
+    from trainers.studies.leaderboard_report import notes, rows, tables, write_results
+
     board = read_leaderboard(options.board)
     names, seeds = options.only or board.names, options.seeds or board.seeds
     for name in names:

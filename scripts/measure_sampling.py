@@ -8,29 +8,38 @@ generated and where the problems come from; every setting can be overridden.
 
 import json
 from functools import partial
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from trainers.experiment import load_experiment_policy, load_task
-from trainers.reporting.console import OptionParser, main_or_one_line
-from trainers.saving.environment import environment
-from trainers.settings.parser import parse
-from trainers.studies.measurements import FULL, Bench, Measurement, at_least, steps_option
+from trainers.commands import OptionParser, at_least, main_or_one_line
+from trainers.settings.parser import read
+from trainers.studies.steps import FULL, steps_option
+
+if TYPE_CHECKING:
+    from trainers.studies.measurements import Measurement
 
 TABLES = ("exposure", "steps", "solvers")
 
 
 def main(argv: list[str]) -> None:
-    own = OptionParser()
+    own = OptionParser(__doc__)
     own.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
     own.add_argument("--offsets", nargs="+", default=[1, 2, 4, 7], type=partial(at_least, 0))
     own.add_argument("--steps", nargs="+", default=[2, 4, 8, 16, FULL], type=steps_option)
     own.add_argument("--repeats", default=1, type=partial(at_least, 1), help="average over so many sampling seeds")
     options, rest = own.parse_measurement(argv)
-    config = parse(rest)
+    request = read(rest)
 
+    # only now: these take seconds to import, which a typo does not wait for
+    from trainers.experiment import load_experiment_policy, load_task
+    from trainers.saving.environment import environment
+    from trainers.settings.config import build
+    from trainers.studies.measurements import Bench
+
+    config = build(request)
     task, splits = load_task(config.task)
     policy, problems = load_experiment_policy(config, splits["train"]), splits[options.split]
     bench = Bench(config.training, policy, task, problems, config.training.seed, options.repeats)
@@ -64,7 +73,7 @@ def main(argv: list[str]) -> None:
         options.json.write_text(json.dumps(record, indent=2))
 
 
-def show(console: Console, found: Measurement) -> None:
+def show(console: Console, found: "Measurement") -> None:
     """The title and the rows as a table of at most 80 columns, then the notes."""
     if found.rows:
         console.print(found.title, style="bold", markup=False, soft_wrap=True)

@@ -19,26 +19,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from trainers.models.loading import EMBEDDED
-from trainers.planning.budgets import find_budget
-from trainers.planning.check import check
-from trainers.planning.machines import Given, Machines, asked_for, find_machines
-from trainers.planning.models import KNOWN, find_model
-from trainers.planning.plan import Plan, compute_dtype, make_plan
-from trainers.planning.report import assumptions, describe, launch_line, memory_table, phase_table, summary
-from trainers.planning.settings import find_lengths, read_config, whole_evaluations
-from trainers.reporting.console import OptionParser, main_or_one_line
+from trainers.commands import OptionParser, at_least, main_or_one_line
 from trainers.settings.options import ConfigError
-from trainers.studies.measurements import at_least
+from trainers.settings.parser import read
 
 USAGE = "plan.py MODEL GPUS BUDGET [CONFIG.yaml] [options] [--section.key VALUE ...]"
 whole = partial(at_least, 1)
 
 
 def options() -> OptionParser:
-    parser = OptionParser()
-    parser.usage, parser.description = USAGE, __doc__.split("\n")[0]
-    parser.add_argument("-h", "--help", action="help")
+    parser = OptionParser(__doc__)
+    parser.usage = USAGE
     parser.add_argument("--prompt_length", default=None, type=whole, help="tokens; default the task's, or 200")
     parser.add_argument("--mean_length", default=None, type=whole, help="tokens of a completion; default the canvas")
     parser.add_argument("--evaluations", default=None, type=whole, help="of a completion, by an adaptive sampler")
@@ -65,17 +56,24 @@ def share(text: str) -> float:
     return value
 
 
-def place_of(model: str) -> str:
-    """What scripts/train.py is to load: a shape without weights is somewhere on the user's machine."""
-    return "DIRECTORY" if model.lower() in KNOWN and model not in EMBEDDED else model
-
-
 def main(argv: list[str]) -> None:
     leading = list(takewhile(lambda text: not text.startswith("-"), argv))
     chosen, overrides = options().parse_known_args(argv[len(leading) :])
     if not 3 <= len(leading) <= 4:
         raise ConfigError(f"expected MODEL GPUS BUDGET and perhaps a config, got {leading}; call: {USAGE}")
     name, gpus, wanted, path = (*leading, None)[:4]
+    if path is not None:
+        read([path, *overrides])
+
+    # only now: these take seconds to import, which a typo does not wait for
+    from trainers.planning.budgets import find_budget
+    from trainers.planning.check import check
+    from trainers.planning.machines import Given, Machines, asked_for, find_machines
+    from trainers.planning.models import find_model, place_of
+    from trainers.planning.plan import Plan, compute_dtype, make_plan
+    from trainers.planning.report import assumptions, describe, launch_line, memory_table, phase_table, summary
+    from trainers.planning.settings import find_lengths, read_config, whole_evaluations
+
     budget = find_budget(wanted)
     given = Given(chosen.peak_flops, chosen.bandwidth, chosen.memory, chosen.link, chosen.network)
     if chosen.json is not None:

@@ -6,92 +6,30 @@ Prints check values (cosine with the defaults: alpha is .99, .9527, .8465, .5, .
 closing levels, t = -1 (clean) and t = T + 1 (all masked), are hollow markers.
 """
 
-import argparse
-import sys
-
-import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from torch import Tensor
-
-from core.alpha_schedule import SCHEDULES, AlphaSchedule
-
-# Okabe & Ito's palette, and dashes for print
-LOOKS = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))
+from trainers.commands import OptionParser, main_or_one_line
+from trainers.settings.options import ConfigError
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+def main(argv: list[str]) -> None:
+    parser = OptionParser(__doc__)
     parser.add_argument("--steps", type=int, default=128, help="T, the number of denoising steps (default 128)")
     parser.add_argument("--alpha_min", type=float, default=0.01, help="visible share at t = T (default 0.01)")
     parser.add_argument("--alpha_max", type=float, default=0.99, help="visible share at t = 0 (default 0.99)")
     parser.add_argument("--output", default="schedules.png", help="picture to write (default schedules.png)")
-    parser.error = one_line
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+
+    # only now: these take seconds to import, which a typo does not wait for
+    from core import SCHEDULES, AlphaSchedule
+    from trainers.reporting.schedules import draw, print_check_values
+
     try:
         schedules = [AlphaSchedule(name, options.steps, options.alpha_min, options.alpha_max) for name in SCHEDULES]
         draw(schedules).savefig(options.output)
     except (ValueError, OSError) as error:
-        one_line(str(error))
+        raise ConfigError(str(error)) from error
     print_check_values(schedules)
     print(f"picture: {options.output}")
 
 
-def one_line(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def print_check_values(schedules: list[AlphaSchedule]) -> None:
-    """alpha, mask probability and NELBO weight of each schedule at eighths and quarters of T."""
-    steps = schedules[0].max_timesteps
-    print(" " * 6 + "".join(f"  {schedule.name:^24}" for schedule in schedules))
-    print(f"{'t':>6}" + "".join(f"  {'alpha':>8}{'mask':>8}{'weight':>8}" for _ in schedules))
-    for t in sorted({steps * eighths // 8 for eighths in (0, 1, 2, 4, 6, 8)}):
-        numbers = [(s.alpha(t).item(), s.mask_prob(t).item(), s.nelbo_weight(t).item()) for s in schedules]
-        print(f"{t:>6}" + "".join("  " + "".join(f"{number:8.4f}" for number in triple) for triple in numbers))
-
-
-def draw(schedules: list[AlphaSchedule]) -> Figure:
-    """Four panels over t = -1..T+1; a transition t leaves level t, so none leaves the clean level -1."""
-    figure = Figure(figsize=(12, 9), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
-    (alpha, mask), (weight, inverse) = figure.subplots(2, 2)
-    for axes in (weight, inverse):
-        axes.set_yscale("log")
-    first = schedules[0]
-    figure.suptitle(f"T = {first.max_timesteps}, alpha {first.alpha_min} .. {first.alpha_max}")
-    for schedule, look in zip(schedules, LOOKS * len(schedules), strict=False):
-        t = torch.tensor(schedule.timesteps)
-        plot(alpha, schedule, t, schedule.alpha(t), look)
-        plot(mask, schedule, t, schedule.mask_prob(t), look)
-        plot(weight, schedule, t, schedule.nelbo_weight(t), look)
-        plot(inverse, schedule, t, 1 / schedule.mask_prob(t), look)
-    finish(alpha, first, "Visible share", "alpha_t")
-    finish(mask, first, "Mask probability", "1 - alpha_t")
-    finish(weight, first, "NELBO weight of transition t", "reveal probability, per masked token (log)")
-    finish(inverse, first, "NELBO weight, transitions drawn by width", "1 / (1 - alpha_t), per masked token (log)")
-    return figure
-
-
-def plot(axes: Axes, schedule: AlphaSchedule, t: Tensor, values: Tensor, look: tuple[str, str]) -> None:
-    """One line, with the two closing levels as hollow markers; values that an axis cannot show are left out."""
-    colour, dashes = look
-    values = values.where(values.isfinite() & ((values > 0) | (axes.get_yscale() == "linear")), torch.nan)
-    axes.plot(t.numpy(), values.numpy(), dashes, color=colour, linewidth=2, label=schedule.name)
-    axes.plot(t[[0, -1]].numpy(), values[[0, -1]].numpy(), "o", color=colour, fillstyle="none", clip_on=False)
-
-
-def finish(axes: Axes, schedule: AlphaSchedule, title: str, quantity: str) -> None:
-    """Labels, and dotted lines at the closing levels."""
-    axes.set_title(title)
-    axes.set_xlabel("timestep t (hollow markers: closing levels t = -1 and t = T + 1)")
-    axes.set_ylabel(quantity)
-    axes.grid(alpha=0.3)
-    for level in (schedule.timesteps[0], schedule.timesteps[-1]):
-        axes.axvline(level, color="0.5", linestyle=":", linewidth=1)
-    axes.legend()
-
-
 if __name__ == "__main__":
-    main()
+    main_or_one_line(main)

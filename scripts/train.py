@@ -16,28 +16,31 @@ import time
 from pathlib import Path
 
 import yaml
-from datasets import Dataset
 from rich.console import Console
-from transformers import set_seed
 
-from trainers.evaluating.evaluation import Evaluation, summarise
-from trainers.evaluating.together import evaluate_together
-from trainers.experiment import build_evaluator, build_trainer, load_experiment_policy, load_task
-from trainers.reporting.console import closing_progress, main_or_one_line, use_line_progress
-from trainers.reporting.report import metrics_table, write_report
-from trainers.saving.checkpoints import checkpoint_to_resume
-from trainers.saving.environment import environment
+from trainers.commands import main_or_one_line
 from trainers.settings.launching import check_launch
-from trainers.settings.parser import parse
-
-SAMPLES = 4  # completions shown before and after
-Outcomes = dict[str, Evaluation]
+from trainers.settings.parser import read
 
 
 def main(argv: list[str]) -> None:
     started = time.perf_counter()
     check_launch()
-    config = parse(argv)
+    request = read(argv)
+
+    # only now: these take seconds to import, which a typo does not wait for
+    from transformers import set_seed
+
+    from trainers.evaluating.together import evaluate_together
+    from trainers.experiment import build_evaluator, build_trainer, load_experiment_policy, load_task
+    from trainers.reporting.console import closing_progress, use_line_progress
+    from trainers.reporting.held_out import held_out_line, held_out_tables, sample_rows
+    from trainers.reporting.report import metrics_table, write_report
+    from trainers.saving.checkpoints import checkpoint_to_resume
+    from trainers.saving.environment import environment
+    from trainers.settings.config import build
+
+    config = build(request)
     args = config.training
     resume = args.resume_from_checkpoint and checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
 
@@ -84,38 +87,6 @@ def main(argv: list[str]) -> None:
         notes=[f"{len(splits['test'])} held-out problems, {len(set(splits['test']['cluster']))} independent clusters"],
     )
     console.print(f"report: {report}")
-
-
-def held_out_line(when: str, evaluations: dict[str, Evaluation]) -> str:
-    """One line for the terminal."""
-    parts = [f"{mode} {e.accuracy('strict')} (lenient {e.accuracy('lenient')})" for mode, e in evaluations.items()]
-    return f"held-out accuracy {when}: " + ", ".join(parts)
-
-
-def held_out_tables(before: Outcomes | None, after: Outcomes) -> dict:
-    """before / after / difference for the report."""
-    tables = {"after": summarise(after)}
-    if before:
-        tables["before"] = summarise(before)
-        tables["difference"] = {
-            f"{mode} {parser}": vars(after[mode].gain_over(before[mode], parser))
-            for mode in after
-            for parser in ("strict", "lenient")
-        }
-    return tables
-
-
-def sample_rows(problems: Dataset, before: Outcomes | None, after: Outcomes) -> list[dict[str, str]]:
-    """A few problems with what was sampled for them."""
-    return [
-        {
-            "prompt": problems[i]["prompt"],
-            "answer": problems[i]["answer"],
-            "before": before["sampled"].completions[i] if before else "",
-            "after": after["sampled"].completions[i],
-        }
-        for i in range(min(SAMPLES, len(problems)))
-    ]
 
 
 if __name__ == "__main__":

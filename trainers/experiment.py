@@ -15,10 +15,11 @@ from trainers.models.adapters import lora_config
 from trainers.models.loading import load_policy
 from trainers.models.policy import Policy
 from trainers.saving.provenance import Provenance
+from trainers.settings.config import ExperimentConfig
+from trainers.settings.diffusion import check_block_causal
 from trainers.settings.dpo import DiffusionDPOConfig
+from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.objects import build_loss, build_masking
-from trainers.settings.parser import ExperimentConfig
-from trainers.settings.trainer import ImprovedDiffuGRPOConfig, check_block_causal
 from trainers.sft.trainer import DiffusionSFTTrainer
 from trainers.task_loading import load_task as load_task  # the first thing that a script does
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainers.models.loading import load_policy
-from trainers.settings.trainer import ModelArguments
+from trainers.settings.model import ModelArguments
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 import pytest
 import torch
@@ -13,12 +13,11 @@ from zoo import standins
 from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
 from trainers.models.policy import Policy
 from trainers.models.tiny import build_tokenizer
-from trainers.reporting.console import quiet_libraries
-from trainers.settings.trainer import DiffusionSFTConfig, ImprovedDiffuGRPOConfig
+from trainers.settings.grpo import ImprovedDiffuGRPOConfig
+from trainers.settings.sft import DiffusionSFTConfig
 from trainers.sft.trainer import DiffusionSFTTrainer
 from trainers.tasks import gsm8k
 
-quiet_libraries()
 torch.set_num_threads(1)  # waiting threads spin when cores are shared
 
 CANVAS, STEPS = 14, 7

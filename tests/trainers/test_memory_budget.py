@@ -7,7 +7,8 @@ from core.likelihoods.estimators import ESTIMATORS
 from core.scoring.likelihood import Draws
 from trainers.benchmarking.memory import peak_memory
 from trainers.memory_budget import GIB, StepMemory, choose_states, most_within
-from trainers.settings.trainer import ConfigError, DiffusionArguments
+from trainers.settings.diffusion import DiffusionArguments
+from trainers.settings.options import ConfigError
 
 PROMPT, LENGTH, ROWS = 10, 14, 4
 

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Pre
 from trainers.models.loading import load_policy
 from trainers.models.policy import Policy
 from trainers.models.tiny import build_tokenizer
+from trainers.settings.model import ModelArguments
 from trainers.settings.options import ConfigError
-from trainers.settings.trainer import ModelArguments
 
 NOISE = 1e-4  # standard deviation on the repeated rows, relative to the row's: no two logits tie
 

@@ -23,9 +23,10 @@ from trainers.benchmarking.roofline import Costs, PeakMeter, seconds
 from trainers.benchmarking.tables import Spread, mebibytes, share
 from trainers.models.adapters import lora_config
 from trainers.models.policy import Policy
-from trainers.settings.trainer import ModelArguments
+from trainers.settings.model import ModelArguments
 
-FULL, LORA = "full", "lora"
+FULL = "full"
+LORA = "lora"
 TRAINED = (FULL, LORA)
 
 

@@ -26,9 +26,9 @@ from trainers.evaluating.evaluation import Answer, Evaluator
 from trainers.evaluating.identity import data_hash, settings, weights_hash
 from trainers.models.policy import Policy
 from trainers.saving.files import replace_file
+from trainers.settings.config import ExperimentConfig
 from trainers.settings.dpo import DiffusionDPOConfig
-from trainers.settings.parser import ExperimentConfig
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 
 COLUMNS = ("prompt", "chosen", "rejected")
 FOLDER = "preferences"  # of the output directory

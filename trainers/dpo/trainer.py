@@ -39,7 +39,8 @@ from trainers.models.policy import Policy
 from trainers.saving.saving import SelfContained
 from trainers.settings.dpo import UNSUPPORTED_DPO, DiffusionDPOConfig
 from trainers.settings.objects import build_likelihood, build_masking
-from trainers.settings.trainer import ConfigError, refuse
+from trainers.settings.options import ConfigError
+from trainers.settings.unsupported import refuse
 
 TEXTS = ("chosen", "rejected")
 # What TRL reads off left-to-right logits; masked states have none of the sort, and nothing is better than zeros.

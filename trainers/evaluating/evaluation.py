@@ -21,10 +21,11 @@ from trainers.distributed.randomness import generator_at
 from trainers.evaluating.statistics import Interval, clustered_mean, gain
 from trainers.models.policy import Policy
 from trainers.rollouts import compiled_body, roll_out
+from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.objects import build_generator
-from trainers.settings.trainer import DiffusionArguments
 
-SAMPLED, GREEDY = "sampled", "greedy"
+SAMPLED = "sampled"
+GREEDY = "greedy"
 PARSERS = ("strict", "lenient")
 
 

@@ -17,8 +17,9 @@ from core.nelbo import TrajectoryNELBOLoss
 from trainers.distributed.randomness import generator_at
 from trainers.models.policy import Policy
 from trainers.rollouts import compiled_body, roll_out
+from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.objects import build_generator, build_synced, schedule_arguments
-from trainers.settings.trainer import ConfigError, DiffusionArguments
+from trainers.settings.options import ConfigError
 
 try:
     from lm_eval import simple_evaluate

@@ -11,9 +11,9 @@ from datasets import Dataset
 from torch import nn
 
 from trainers.evaluating.sweeps import SCHEDULE, SPEED
+from trainers.settings.config import ExperimentConfig
+from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.options import dotted
-from trainers.settings.parser import ExperimentConfig
-from trainers.settings.trainer import DiffusionArguments
 
 COLUMNS = ("prompt", "answer", "cluster")  # of a problem, that an evaluation reads
 ALSO_READ = (*SCHEDULE, "loss.prediction_type", "loss.flow_noise_scale")

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from trainers.settings.config import ExperimentConfig, parse
 from trainers.settings.options import ConfigError
-from trainers.settings.parser import ExperimentConfig, SectionParser, parse
+from trainers.settings.parser import SectionParser
 
 SCHEDULE = ("loss.alpha_schedule", "loss.alpha_min", "loss.alpha_max")
 SPEED = ("generation.batch_size", "generation.compile")  # they do not show in the completions

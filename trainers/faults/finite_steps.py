@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from trainers.faults.stopping import RunError
+from trainers.faults.endings import RunError
 
 
 def not_finite(values: Iterable[tuple[str, Tensor | None]]) -> list[str]:

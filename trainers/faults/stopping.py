@@ -18,32 +18,12 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainers.faults.endings import RunStopped
+
 # SLURM's --signal=USR1@seconds warns before the time limit
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
 SAME = 1.0  # seconds within which a second SIGINT is the first one, come by way of a launcher too
 SAVED = "{name}: saved step {step} in {place}; to go on: the same command with --resume_from_checkpoint true"
-
-
-class RunError(RuntimeError):
-    """A run cannot go on. The message is one line: what happened, what was saved, how to go on.
-
-    Args:
-        message: that line.
-        shared: every rank raises it, and one need say it.
-    """
-
-    def __init__(self, message: str, shared: bool = False):
-        super().__init__(message)
-        self.shared = shared
-
-
-class RunStopped(SystemExit):
-    """The run was asked to stop, saved, and exits with `STATUS`; ``message`` says how to go on."""
-
-    def __init__(self, message: str):
-        super().__init__(STATUS)
-        self.message = message
 
 
 class StopOnSignal(TrainerCallback):

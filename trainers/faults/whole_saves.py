@@ -19,9 +19,9 @@ from trainers.faults.disk_space import (
     model_bytes,
     needed_instead,
 )
+from trainers.faults.endings import RunError
 from trainers.faults.manifest import write_manifest
 from trainers.faults.publishing import PARTIAL, publish, recover, staged
-from trainers.faults.stopping import RunError
 from trainers.settings.options import ConfigError
 
 ATTEMPTS = 3  # at one checkpoint: a disk that is full at each is filled by somebody else

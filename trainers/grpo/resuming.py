@@ -10,7 +10,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from trainers.faults.tolerant import FaultTolerant
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 
 
 class ResumableSampler(Sampler):

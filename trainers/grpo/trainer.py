@@ -43,9 +43,10 @@ from trainers.models.policy import Policy
 from trainers.rewarding.tolerant import FaultTolerantRewards
 from trainers.rollouts import balanced, compiled_body, exchanged, roll_out
 from trainers.saving.saving import SelfContained
+from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.objects import build_generator, build_likelihood, build_masking, build_scheduled_sampling
-from trainers.settings.options import require
-from trainers.settings.trainer import ConfigError, ImprovedDiffuGRPOConfig, check_supported
+from trainers.settings.options import ConfigError, require
+from trainers.settings.unsupported import check_supported
 
 DRAWS = "draws/"  # prefix of the drawn states in the inputs dictionary
 CANVAS = "canvas_ids"  # the whole canvas behind completion_ids, (B, L)

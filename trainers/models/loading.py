@@ -33,7 +33,8 @@ from trainers.models.families import AUTOREGRESSIVE, FAMILIES, MASKED_LM, SETTLE
 from trainers.models.policy import Policy
 from trainers.models.probes import probed
 from trainers.models.tiny import TINY, TINY_ASSETS, build_tiny, build_tokenizer
-from trainers.settings.trainer import ConfigError, ModelArguments
+from trainers.settings.model import ModelArguments
+from trainers.settings.options import ConfigError
 
 # names that stand for something on this machine -> where it is
 EMBEDDED = {TINY: lambda: TINY_ASSETS, smollm2.SMOLLM2: smollm2.checkpoint}

@@ -20,7 +20,7 @@ from core.denoisers.attention import block_causal
 from core.denoisers.denoiser import ModelDenoiser
 from trainers.models.caching import RULES, STORES
 from trainers.models.policy import Calling, Policy
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 
 LENGTH, PADDING, BLOCK = 12, 3, 4  # tokens of the made-up sequences
 # A token that is not seen changes nothing but the rounding, where experts get other tokens beside it: 1e-6 of what it

@@ -25,8 +25,8 @@ from trainers.planning.models import KNOWN, RANDOM
 from trainers.planning.phases import AGAIN, BACKWARD, FORWARD, OLD, REFERENCE, ROLLOUT
 from trainers.planning.plan import Plan
 from trainers.planning.settings import train_tokenizer
+from trainers.settings.config import ExperimentConfig
 from trainers.settings.options import ConfigError
-from trainers.settings.parser import ExperimentConfig
 
 # what GRPO logs of a step's seconds, and the phases that this is
 PARTS = {"rollout": (ROLLOUT,), "scoring": (OLD, REFERENCE, FORWARD), "backward": (BACKWARD, AGAIN)}

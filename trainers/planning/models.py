@@ -29,10 +29,11 @@ from trainers.benchmarking.roofline import Costs
 from trainers.benchmarking.shapes import SHAPES
 from trainers.models.adapters import lora_config
 from trainers.models.families import MASKED_LM, SETTLED, Nature, family_of
+from trainers.models.loading import EMBEDDED
 from trainers.models.smollm2 import SMOLLM2
 from trainers.models.tiny import TINY, TINY_ASSETS
+from trainers.settings.model import ModelArguments
 from trainers.settings.options import ConfigError
-from trainers.settings.trainer import ModelArguments
 
 Entries = dict[str, Any]
 
@@ -250,3 +251,8 @@ def _adapted(arguments: ModelArguments) -> ModelArguments:
     """The same with an adapter."""
     shape = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
     return ModelArguments(use_peft=True, **{name: getattr(arguments, name) for name in shape})
+
+
+def place_of(model: str) -> str:
+    """What scripts/train.py is to load: a shape without weights is somewhere on the user's machine."""
+    return "DIRECTORY" if model.lower() in KNOWN and model not in EMBEDDED else model

@@ -16,10 +16,12 @@ from trainers.planning.models import Model
 from trainers.planning.network import Passes, bytes_sent
 from trainers.planning.phases import ROLLOUT, Meter, Often, Phase, phases_of
 from trainers.planning.work import Lengths, Work, count_work
+from trainers.settings.config import ExperimentConfig
+from trainers.settings.diffusion import DiffusionArguments
+from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.objects import build_likelihood
 from trainers.settings.options import ConfigError, require
-from trainers.settings.parser import ExperimentConfig
-from trainers.settings.trainer import DiffusionArguments, DiffusionSFTConfig, ImprovedDiffuGRPOConfig
+from trainers.settings.sft import DiffusionSFTConfig
 
 # Shares of the roofline that were measured, on one CPU thread: docs/speed.md, column "of roofline"; and of the peak:
 # docs/real_models.md, MFU, with what checkpointing runs again and without the gradients of frozen weights, as here.

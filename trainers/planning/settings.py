@@ -13,10 +13,10 @@ from trainers.models.loading import EMBEDDED
 from trainers.models.tiny import build_tokenizer
 from trainers.planning.models import RANDOM
 from trainers.planning.work import Lengths
-from trainers.settings import trainer as options
+from trainers.settings import grpo as options
+from trainers.settings.config import ExperimentConfig, parse
+from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.options import ConfigError
-from trainers.settings.parser import ExperimentConfig, parse
-from trainers.settings.trainer import DiffusionArguments
 
 PROMPT = 200  # tokens, where no task says: that of scripts/benchmark.py
 PROMPTS = 1000  # of the task that are read

@@ -17,8 +17,10 @@ from core.masking_strategy import sync_masking_with_nelbo
 from core.scoring.likelihood import Draws, Likelihood
 from core.trajectory import Trajectory
 from trainers.benchmarking.counters import Calls, Pass
+from trainers.settings.diffusion import DiffusionArguments
+from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.objects import build_generator, build_likelihood, build_loss, build_masking
-from trainers.settings.trainer import DiffusionArguments, DiffusionSFTConfig, ImprovedDiffuGRPOConfig
+from trainers.settings.sft import DiffusionSFTConfig
 
 MASK, EOS, FIRST = 0, 1, 2  # tokens of the counting model; from FIRST on they are text
 VOCABULARY = 8

@@ -1,22 +1,13 @@
 """What a run says in the terminal while it goes: one short line a log entry, above the progress bar."""
 
-import argparse
-import os
-import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import datasets
-from torch.distributed.elastic.multiprocessing.errors import record
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.utils import logging
 
-from trainers.faults.stopping import RunError, RunStopped
-from trainers.settings.trainer import ConfigError
+from trainers.faults.endings import RunError
 
 # key in the log -> (label, format); those that a run does not have are left out
 SHOWN = {
@@ -75,59 +66,3 @@ def use_line_progress(trainer: Any) -> None:
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(LineProgress)
-
-
-def quiet_libraries() -> None:
-    """No loading bars, and no deprecation notes that are addressed to TRL's authors."""
-    logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
-
-
-class OptionParser(argparse.ArgumentParser):
-    """For the few options that belong to one script and to no config; bad ones are a ConfigError."""
-
-    def __init__(self) -> None:
-        super().__init__(add_help=False, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-    def parse_measurement(self, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-        """Adds what every script that measures has, --split and --json; what is left is the config's."""
-        self.add_argument("--split", default="test", choices=("train", "validation", "test"))
-        self.add_argument("--json", type=Path, default=None, help="also write the numbers to this file")
-        options, rest = self.parse_known_args(argv)
-        if options.json:  # fails now rather than after the work
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-        return options, rest
-
-
-def main_or_one_line(main: Any) -> None:
-    """Run a script's main. One line on stderr and no traceback: a configuration error, exit status 2; what ended a run
-    before its time, status 1; a run that was asked to stop, status 75.
-
-    Of several ranks the failing ones speak, each with its number; torchrun's last words are those of the first one to
-    fail, a traceback included if that is what it was.
-    """
-    quiet_libraries()
-    rank = int(os.environ.get("RANK", "0"))
-
-    def say(kind: str, error: BaseException | str) -> None:
-        print(
-            f"{kind}{f' (rank {rank})' if rank else ''}: {' '.join(str(error).split())}", file=sys.stderr, flush=True
-        )
-
-    try:
-        record(main)(sys.argv[1:])
-    except ConfigError as error:
-        say("error", error)
-        raise SystemExit(2) from None
-    except RunError as error:
-        if rank == 0 or not error.shared:
-            say("error", error)
-        raise SystemExit(1) from None
-    except RunStopped as stopped:
-        if rank == 0:
-            say("stopped", stopped.message)
-        raise

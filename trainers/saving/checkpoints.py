@@ -15,7 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from trainers.distributed.processes import Processes
 from trainers.faults.manifest import MANIFEST, damage
 from trainers.faults.publishing import recover
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 STATE = ("trainer_state.json", "optimizer.pt", "scheduler.pt")

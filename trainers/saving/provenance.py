@@ -7,8 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.options import ConfigError
-from trainers.settings.trainer import DiffusionArguments
 
 RECORD = "provenance.json"
 VERSIONS = ("torch", "transformers", "trl", "peft")

@@ -8,8 +8,9 @@ from trl import DPOConfig
 
 from core.likelihoods.estimators import ESTIMATORS
 from core.nelbo import SOURCES
+from trainers.settings.diffusion import DiffusionArguments, settle_device
 from trainers.settings.options import ConfigError, only_with, option, require
-from trainers.settings.trainer import FIXED_CANVAS, NO_LIGER, OWN_MODEL, DiffusionArguments, refuse, settle_device
+from trainers.settings.unsupported import FIXED_CANVAS, NO_LIGER, OWN_MODEL, refuse
 
 RECORDED = "it replays a recorded rollout, which a given text does not have"
 # Estimators of core that cannot score a given text, or not by one number: name -> reason. The others can.

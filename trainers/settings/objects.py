@@ -17,7 +17,7 @@ from core.masking_strategy import (
 from core.nelbo import TrajectoryNELBOLoss
 from core.scheduled_sampling import ScheduledSampling
 from core.scoring.likelihood import Likelihood
-from trainers.settings.trainer import DiffusionArguments
+from trainers.settings.diffusion import DiffusionArguments
 
 
 def schedule_arguments(args: DiffusionArguments) -> dict[str, object]:

@@ -1,5 +1,4 @@
-"""How one option is declared, named in a message and refused: the pieces that `trainers/settings/trainer.py` is made
-of.
+"""How one option is declared, named in a message and refused: the pieces that the other files here are made of.
 
 A field's metadata says what it means and where it is written in YAML: `section`, and `key` when the YAML key differs
 from the field name. A field without a section belongs to `training`: those are TRL's.
@@ -8,6 +7,20 @@ from the field name. A field without a section belongs to `training`: those are 
 from collections.abc import Collection, Iterable
 from dataclasses import Field, field, fields
 from typing import Any
+
+from trainers.settings.declarations import Declared
+
+# section -> what it holds; the order is the order of --help
+SECTIONS = {
+    "generation": "how completions are sampled, and on which grid of timesteps",
+    "loss": "the likelihood bound and the one noise schedule that masking, bound and sampler share",
+    "masking": "what the forward process hides",
+    "scheduled_sampling": "training on states that the model reached by itself, against exposure bias",
+    "model": "the denoiser and its LoRA adapter",
+    "task": "dataset, sizes and rewards",
+    "preferences": "the pairs that trainer dpo learns from",
+    "training": "every other option of the trainer (TRL and transformers)",
+}
 
 
 class ConfigError(ValueError):
@@ -26,9 +39,9 @@ def option(section: str, default: Any, help: str, key: str | None = None, known:
     return field(default=default, metadata=metadata)
 
 
-def dotted(declared: Field) -> str:
+def dotted(option: Field | Declared) -> str:
     """The YAML name of a field: `section.key`."""
-    return f"{declared.metadata.get('section', 'training')}.{declared.metadata.get('key', declared.name)}"
+    return f"{option.metadata.get('section', 'training')}.{option.metadata.get('key', option.name)}"
 
 
 def _declared(args: Any, name: str) -> Field:

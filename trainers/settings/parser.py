@@ -1,106 +1,105 @@
-"""From a YAML (or JSON) file and a command line to checked dataclasses.
+"""From a YAML (or JSON) file and a command line to the value of every setting that was given.
 
     scripts/train.py configs/x.yaml --loss.alpha_schedule linear --learning_rate 2e-6
 
 A setting has three spellings, in the file and on the command line alike: `section.key` (nested in the file),
 `section.field` and the flat field name, which for TRL's options is TRL's own. Dashes and underscores are the same. The
-command line overrides the file. `null` leaves a setting at its default. Text becomes a value by the argparse rules of
-transformers' `HfArgumentParser`, for the file as for the command line, so a wrong type in the file is an error too. A
-setting given twice with two values is an error.
+command line overrides the file. `null` leaves a setting at its default. A setting given twice with two values is an
+error, and so is a name that nobody declared.
+
+Nothing that is imported here takes long: what is wrong is said before torch, transformers and TRL are there.
+`trainers.settings.config` makes dataclasses of what is read here.
 """
 
 import argparse
-import contextlib
-import copy
 import difflib
-import json
 import sys
-from dataclasses import Field, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-import yaml
-from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
+from trainers.settings.declarations import Declared, declared
+from trainers.settings.files import load_yaml
+from trainers.settings.options import SECTIONS, ConfigError, dotted
+from trainers.settings.values import admits, argument, expected, json_object
 
-from trainers.settings.dpo import DiffusionDPOConfig
-from trainers.settings.options import dotted
-from trainers.settings.trainer import (
-    SECTIONS,
-    ConfigError,
-    DiffusionSFTConfig,
-    ImprovedDiffuGRPOConfig,
-    ModelArguments,
-    TaskArguments,
-    check_block_causal,
-)
-
-TRAINERS: dict[str, type] = {"grpo": ImprovedDiffuGRPOConfig, "sft": DiffusionSFTConfig, "dpo": DiffusionDPOConfig}
+# trainer -> where its dataclass is; those of the model and of the task are the same for all
+TRAINERS = {
+    "grpo": ("trainers.settings.grpo", "ImprovedDiffuGRPOConfig"),
+    "sft": ("trainers.settings.sft", "DiffusionSFTConfig"),
+    "dpo": ("trainers.settings.dpo", "DiffusionDPOConfig"),
+}
+COMMON = (("trainers.settings.model", "ModelArguments"), ("trainers.settings.task", "TaskArguments"))
 
 # One flag that fills a field of two dataclasses: ours when the model is loaded, TRL's when TRL loads something itself.
 SHARED = {"trust_remote_code"}
 
+HELP = {"-h", "--help"}
+SUFFIXES = (".yaml", ".yml", ".json")
 USAGE = "%(prog)s CONFIG.yaml [--trainer grpo|sft|dpo] [--section.key VALUE | --flat_name VALUE ...]"
-
-EXPECTED = {int: "a whole number", float: "a number", str: "one value", string_to_bool: "true or false"}
 
 
 @dataclass(frozen=True)
-class ExperimentConfig:
-    """What one run needs to know; `describe()` says what it was told."""
+class Request:
+    """What a file and a command line ask for; every name is known, and every text was read by its type.
+
+    Attributes:
+        trainer: a key of `TRAINERS`.
+        values: field name -> value, of the settings that were given.
+        path: the file.
+    """
 
     trainer: str
-    training: ImprovedDiffuGRPOConfig | DiffusionSFTConfig | DiffusionDPOConfig
-    model: ModelArguments
-    task: TaskArguments
-    config_path: Path
-    settings: dict[str, dict[str, Any]]
-
-    def __post_init__(self):
-        if self.model.attention == "block_causal":
-            check_block_causal(self.training)
-
-    def describe(self) -> dict[str, Any]:
-        """Deviations from defaults, by section; JSON-serialisable, and itself a valid config file."""
-        return {"trainer": self.trainer, **copy.deepcopy(self.settings)}
+    values: dict[str, Any]
+    path: Path
 
 
-def parse(argv: list[str] | None = None) -> ExperimentConfig:
+def read(argv: list[str] | None = None, check_known: bool = True) -> Request:
     """Read a config file and its overrides.
 
     Args:
         argv: `[config path, --option, value, ...]`; None takes the command line.
-
-    Returns:
-        The checked experiment.
+        check_known: refuse names that no source of core lists; the dataclasses check them too, and know of entries
+            that were added to a dict by code since.
 
     Raises:
-        ConfigError: Anything that does not fit, in one line.
-        SystemExit: After printing the help for `--help`.
+        ConfigError: a file that cannot be read, or a setting that does not fit, in one line.
+        SystemExit: after printing the help for `--help`.
     """
-    paths, overrides = _split(sys.argv[1:] if argv is None else argv)
-    wants_help = any(name == "help" for name, _ in overrides) or "-h" in paths
-    if wants_help:
-        paths = [path for path in paths if path != "-h"]
-    elif len(paths) != 1:
+    words = sys.argv[1:] if argv is None else argv
+    if wants_help(words):
+        print_settings(words)
+        raise SystemExit(0)
+    paths, overrides = _split(words)
+    if len(paths) != 1:
         raise ConfigError(f"expected one config file first, got {paths}; call: train.py configs/x.yaml [--key value]")
-    document = load_yaml(Path(paths[0])) if paths else {}
+    document = load_yaml(Path(paths[0]))
     trainer = _trainer([*document.items(), *overrides])
     parser = SectionParser(trainer)
-    if wants_help:
-        parser.print_help()
-        raise SystemExit(0)
     values = {**parser.collect(_flatten(document, parser)), **parser.collect(overrides)}
-    values = {name: value for name, value in values.items() if value is not None}
-    return ExperimentConfig(
-        trainer=trainer,
-        training=_build(TRAINERS[trainer], values),
-        model=_build(ModelArguments, values),
-        task=_build(TaskArguments, values),
-        config_path=Path(paths[0]),
-        settings=parser.deviations(values),
-    )
+    given = {name: value for name, value in values.items() if value is not None}
+    if check_known:
+        parser.check_known(given)
+    return Request(trainer, given, Path(paths[0]))
+
+
+def wants_help(words: list[str]) -> bool:
+    """Whether a command line asks for help rather than for work."""
+    return not HELP.isdisjoint(words)
+
+
+def print_settings(words: list[str], usage: str | None = USAGE) -> None:
+    """Print every setting, by section, of the trainer that a command line or its config file names.
+
+    Args:
+        words: the command line.
+        usage: the line above; None: there is one already.
+    """
+    paths, overrides = _split([word for word in words if word not in HELP])
+    document = load_yaml(Path(paths[0])) if paths and paths[0].endswith(SUFFIXES) else {}
+    parser = SectionParser(_trainer([*document.items(), *overrides]))
+    parser.usage = argparse.SUPPRESS if usage is None else usage
+    parser.print_help()
 
 
 class SectionHelp(argparse.ArgumentDefaultsHelpFormatter):
@@ -111,37 +110,29 @@ class SectionHelp(argparse.ArgumentDefaultsHelpFormatter):
         return f"{name} {self._format_args(action, 'VALUE')}  [{flat}]"
 
 
-class SectionParser(HfArgumentParser):
+class SectionParser(argparse.ArgumentParser):
     """Knows every option of one trainer, its spellings, and how its text becomes a value."""
 
     def __init__(self, trainer: str):
-        super().__init__(usage=USAGE, add_help=False, allow_abbrev=False, formatter_class=SectionHelp)
+        super().__init__(add_help=False, allow_abbrev=False, formatter_class=SectionHelp)
         self.trainer = trainer
+        self.options: dict[str, Declared] = {}  # by field name
         self.names: dict[str, str] = {}  # spelling -> field name
         self.dotted: dict[str, str] = {}  # field name -> section.key
-        self.hints: dict[str, Any] = {}
         groups = {section: self.add_argument_group(section, text) for section, text in SECTIONS.items()}
-        for cls in (ModelArguments, TaskArguments, TRAINERS[trainer]):
-            hints = get_type_hints(cls)
-            for option in fields(cls):
-                if option.init and not (option.name in SHARED and option.name in self.dotted):
-                    self._add(option, hints[option.name], groups)
+        for place in (*COMMON, TRAINERS[trainer]):
+            for option in declared(*place).values():
+                if not (option.name in SHARED and option.name in self.dotted):
+                    self._add(option, groups)
 
-    def _add(self, option: Field, hint: Any, groups: dict[str, Any]) -> None:
+    def _add(self, option: Declared, groups: dict[str, Any]) -> None:
         name = dotted(option)
         section = name.partition(".")[0]
-        self.dotted[option.name], self.hints[option.name] = name, hint
+        self.options[option.name], self.dotted[option.name] = option, name
         self.names |= dict.fromkeys((option.name, name, f"{section}.{option.name}"), option.name)
-        # a copy: HfArgumentParser writes into the field and hands its metadata to argparse, which formats help with %
-        option = copy.copy(option)
-        ours = ("section", "key", "known")
-        metadata = {key: value for key, value in option.metadata.items() if key not in ours}
-        known = f" One of: {', '.join(option.metadata['known'])}." if "known" in option.metadata else ""
-        text = (metadata.get("help", "") + known).replace("%%", "%").replace("%", "%%")
-        option.type, option.metadata = hint, metadata | {"help": text, "aliases": [f"--{name}"]}
-        self._parse_dataclass_field(groups[section], option)
-        if f"--no_{option.name}" in self._option_string_actions:
-            self._option_string_actions[f"--no_{option.name}"].help = argparse.SUPPRESS
+        known = f" One of: {', '.join(option.known)}." if option.known else ""
+        text = (option.metadata.get("help", "") + known).replace("%%", "%").replace("%", "%%")
+        groups[section].add_argument(f"--{option.name}", f"--{name}", help=text, **argument(option))
 
     def error(self, message: str):
         raise ConfigError(message)
@@ -162,20 +153,13 @@ class SectionParser(HfArgumentParser):
             values[name], spellings[name] = value, spelling
         return values
 
-    def deviations(self, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """The values that are not defaults, as section -> key -> value."""
-        sections: dict[str, dict[str, Any]] = {}
-        for name, value in values.items():
-            if value != self.get_default(name):
-                section, _, key = self.dotted[name].partition(".")
-                sections.setdefault(section, {})[key] = value
-        return sections
-
     def _positive(self, spelling: str, raw: Any) -> tuple[str, Any]:
         # transformers' `--no_flag`, offered for booleans that default to true
         flag = spelling.replace("-", "_")
-        if raw == () and flag.startswith("no_") and f"--{flag}" in self._option_string_actions:
-            return flag.removeprefix("no_"), "false"
+        if raw == () and flag.startswith("no_"):
+            option = self.options.get(flag.removeprefix("no_"))
+            if option is not None and option.default is True:
+                return option.name, "false"
         return spelling, raw
 
     def _resolve(self, spelling: str) -> str:
@@ -198,8 +182,8 @@ class SectionParser(HfArgumentParser):
             return f"it belongs to section {name.partition('.')[0]}: write {name}"
         if not section and key in keys:
             return f"did you mean {self.dotted[keys[key]]!r}?"
-        known = {t: {name for f in fields(cls) for name in (f.name, dotted(f))} for t, cls in TRAINERS.items()}
-        others = [t for t, names in known.items() if {key, spelling} & names and t != self.trainer]
+        known = {t: declared(*place).values() for t, place in TRAINERS.items() if t != self.trainer}
+        others = [t for t, options in known.items() for o in options if {key, spelling} & {o.name, dotted(o)}]
         if others and section in (*SECTIONS, ""):
             return f"only trainer {others[0]} has it, and this is trainer {self.trainer}"
         known = f"sections are {', '.join(SECTIONS)}" if section and section not in SECTIONS else "see --help"
@@ -208,44 +192,40 @@ class SectionParser(HfArgumentParser):
 
     def _convert(self, name: str, raw: Any) -> Any:
         """The value of a field, from what YAML read or the texts after an option; None keeps the default."""
-        action = self._option_string_actions[f"--{name}"]
+        action, option = self._option_string_actions[f"--{name}"], self.options[name]
         if raw is None or raw == "null":
             return None
-        if isinstance(raw, str) and _admits(self.hints[name], dict):
-            raw = _mapping(raw)
+        if isinstance(raw, str) and admits(option, dict):
+            raw = json_object(raw)
         plural = action.nargs == "+"
-        if isinstance(raw, dict | list) and not plural and _admits(self.hints[name], type(raw)):
+        if isinstance(raw, dict | list) and not plural and admits(option, type(raw)):
             return raw
-        if not isinstance(raw, dict) and (plural or not isinstance(raw, list)):
-            # a single text is joined by "=", or argparse takes -1e-5 for an option
-            several = isinstance(raw, list | tuple)
-            texts = [_text(item, action) for item in (raw if several else [raw])]
-            argv = [f"--{name}", *texts] if several else [f"--{name}={texts[0]}"]
-            with contextlib.suppress(ConfigError):
-                return getattr(self.parse_args(argv), name)
-        shown = "no value" if raw == () else repr(raw)
-        raise ConfigError(f"{self.dotted[name]}: expected {_expected(action)}, got {shown}")
+        readable = not isinstance(raw, dict) and (plural or not isinstance(raw, list))
+        value = self._read(action, raw) if readable else None
+        if value is None:
+            shown = "no value" if raw == () else repr(raw)
+            raise ConfigError(f"{self.dotted[name]}: expected {expected(action)}, got {shown}")
+        return value
 
+    def check_known(self, values: dict[str, Any]) -> None:
+        """Raise ConfigError for a name that is in no dict of core, as their sources have them."""
+        for name, value in values.items():
+            known = self.options[name].known
+            if known is not None and value not in known:
+                raise ConfigError(f"{self.dotted[name]}={value!r}: expected one of {', '.join(known)}")
 
-def _expected(action: argparse.Action) -> str:
-    if action.choices:
-        return f"one of {', '.join(map(str, action.choices))}"
-    if action.nargs == "+":
-        return "one or more values"
-    return EXPECTED.get(action.type, getattr(action.type, "__name__", str(action.type)))
-
-
-def _admits(hint: Any, kind: type) -> bool:
-    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return any((get_origin(member) or member) is kind for member in members)
-
-
-def _mapping(text: str) -> Any:
-    """A JSON object as such; any other text as it is, such as the name of a file with one."""
-    with contextlib.suppress(ValueError):
-        value = json.loads(text)
-        return value if isinstance(value, dict) else text
-    return text
+    def _read(self, action: argparse.Action, raw: Any) -> Any:
+        """The value of one text or several; None: they are refused."""
+        if raw == ():
+            return action.const
+        texts = [_text(item, action) for item in (raw if isinstance(raw, list) else [raw])]
+        try:
+            values = [action.type(text) for text in texts]
+        except (argparse.ArgumentTypeError, ValueError):
+            return None
+        if action.nargs == "+":
+            return values or None
+        return values[0] if len(values) == 1 else None
 
 
 def _text(value: Any, action: argparse.Action) -> str:
@@ -296,42 +276,3 @@ def _flatten(document: dict[str, Any], parser: SectionParser) -> list[tuple[str,
         elif value is not None:
             raise ConfigError(f"section {key!r}: expected key: value pairs, got {value!r}")
     return pairs
-
-
-def _build(cls: type, values: dict[str, Any]) -> Any:
-    try:
-        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
-    except ConfigError:
-        raise
-    except (ValueError, TypeError, ImportError) as error:  # TRL's and transformers' own checks
-        raise ConfigError(f"section training: {' '.join(str(error).split())}") from error
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys; here that is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        # JSON is YAML, but for tabs as indentation
-        document = yaml.load(text.replace("\t", " ") if path.suffix == ".json" else text, _StrictLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {path}: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"config file {path}{line}: {' '.join(str(problem).split())}") from error
-    if document is None:
-        raise ConfigError(f"config file {path}: empty")
-    if not isinstance(document, dict):
-        raise ConfigError(f"config file {path}: expected sections of key: value pairs, got {type(document).__name__}")
-    return document

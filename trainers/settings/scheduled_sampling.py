@@ -7,7 +7,6 @@ weights carry a sample from timestep t + k to t, and the result is the training 
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from core.sampling.solvers import SOLVERS
 from core.scheduled_sampling import RAMP_SHAPES, STRATEGIES
@@ -16,74 +15,102 @@ from trainers.settings.options import only_with, option, require
 ACTIVE = "scheduled sampling on (max_step_offset > 0, and probability > 0 or ramp_steps > 0)"
 
 
-def _sampling_option(key: str, default: Any, help: str, **metadata: Any) -> Any:
-    return option("scheduled_sampling", default, help, key=key, **metadata)
-
-
 @dataclass
 class ScheduledSamplingArguments:
     """When a training state is rolled out, how far, by which solver, and what the loss adds there."""
 
-    scheduled_sampling_max_step_offset: int = _sampling_option(
-        "max_step_offset",
+    scheduled_sampling_max_step_offset: int = option(
+        "scheduled_sampling",
         0,
         "Longest rollout, in generation steps: the state at timestep t is reached from t + k, k at most this, with "
         "t + k clamped to T (SimpleTuner). 0 is off.",
+        key="max_step_offset",
     )
-    scheduled_sampling_probability: float = _sampling_option(
-        "probability", 0.0, "Chance that a sample is rolled out (1506.03099); a ramp replaces it. 0 is off."
+    scheduled_sampling_probability: float = option(
+        "scheduled_sampling",
+        0.0,
+        "Chance that a sample is rolled out (1506.03099); a ramp replaces it. 0 is off.",
+        key="probability",
     )
-    scheduled_sampling_ramp_steps: int = _sampling_option(
-        "ramp_steps",
+    scheduled_sampling_ramp_steps: int = option(
+        "scheduled_sampling",
         0,
         "Optimiser steps over which that chance goes from prob_start to prob_end, in place of probability "
         "(SimpleTuner). 0 is no ramp.",
+        key="ramp_steps",
     )
-    scheduled_sampling_prob_start: float = _sampling_option(
-        "prob_start", 0.0, "Chance before and at the start of the ramp, a probability."
+    scheduled_sampling_prob_start: float = option(
+        "scheduled_sampling",
+        0.0,
+        "Chance before and at the start of the ramp, a probability.",
+        key="prob_start",
     )
-    scheduled_sampling_prob_end: float = _sampling_option(
-        "prob_end", 0.5, "Chance at the end of the ramp and after it, a probability."
+    scheduled_sampling_prob_end: float = option(
+        "scheduled_sampling",
+        0.5,
+        "Chance at the end of the ramp and after it, a probability.",
+        key="prob_end",
     )
-    scheduled_sampling_start_step: int = _sampling_option("start_step", 0, "Optimiser step at which the ramp starts.")
-    scheduled_sampling_ramp_shape: str = _sampling_option(
-        "ramp_shape", "linear", "Course of the ramp.", known=RAMP_SHAPES
+    scheduled_sampling_start_step: int = option(
+        "scheduled_sampling",
+        0,
+        "Optimiser step at which the ramp starts.",
+        key="start_step",
     )
-    scheduled_sampling_strategy: str = _sampling_option(
-        "strategy",
+    scheduled_sampling_ramp_shape: str = option(
+        "scheduled_sampling",
+        "linear",
+        "Course of the ramp.",
+        key="ramp_shape",
+        known=RAMP_SHAPES,
+    )
+    scheduled_sampling_strategy: str = option(
+        "scheduled_sampling",
         "uniform",
         "How the length k of a rollout is drawn, U uniform and K = max_step_offset: uniform from 0..K, biased_early "
         "round(U^2 K), mostly short, biased_late round((1 - U^2) K), mostly long (SimpleTuner).",
+        key="strategy",
         known=STRATEGIES,
     )
-    scheduled_sampling_sampler: str = _sampling_option(
-        "sampler", "unipc", "Solver of the rollout, as generation.solver (Ren et al. 2025, 2502.00234).", known=SOLVERS
+    scheduled_sampling_sampler: str = option(
+        "scheduled_sampling",
+        "unipc",
+        "Solver of the rollout, as generation.solver (Ren et al. 2025, 2502.00234).",
+        key="sampler",
+        known=SOLVERS,
     )
-    scheduled_sampling_reflexflow: bool | None = _sampling_option(
-        "reflexflow",
+    scheduled_sampling_reflexflow: bool | None = option(
+        "scheduled_sampling",
         None,
         "Add ReflexFlow's two losses at rolled-out states (2512.04904). Unset: on for flow matching, off for masked "
         "prediction.",
+        key="reflexflow",
     )
-    scheduled_sampling_reflexflow_alpha: float = _sampling_option(
-        "reflexflow_alpha",
+    scheduled_sampling_reflexflow_alpha: float = option(
+        "scheduled_sampling",
         1.0,
         "How much more ReflexFlow's frequency compensation weighs places of high exposure bias (2512.04904); 0 weighs "
         "all the same.",
+        key="reflexflow_alpha",
     )
-    scheduled_sampling_reflexflow_beta1: float = _sampling_option(
-        "reflexflow_beta1",
+    scheduled_sampling_reflexflow_beta1: float = option(
+        "scheduled_sampling",
         10.0,
         "Weight of ReflexFlow's direction anti-drift loss beside the cross-entropy (2512.04904).",
+        key="reflexflow_beta1",
     )
-    scheduled_sampling_reflexflow_beta2: float = _sampling_option(
-        "reflexflow_beta2", 1.0, "Weight of ReflexFlow's frequency compensation beside the cross-entropy (2512.04904)."
+    scheduled_sampling_reflexflow_beta2: float = option(
+        "scheduled_sampling",
+        1.0,
+        "Weight of ReflexFlow's frequency compensation beside the cross-entropy (2512.04904).",
+        key="reflexflow_beta2",
     )
-    scheduled_sampling_visible_loss: float = _sampling_option(
-        "visible_loss",
+    scheduled_sampling_visible_loss: float = option(
+        "scheduled_sampling",
         0.0,
         "Weight of the cross-entropy on self-revealed tokens that are wrong and visible; for samplers that revise "
         "(generation.sampler=revise). SFT only.",
+        key="visible_loss",
     )
 
     @property

@@ -26,8 +26,8 @@ from trainers.exposure import SCHEDULED, bounds_apart, rollout_metrics
 from trainers.models.caching import RULES
 from trainers.models.policy import Policy, token_embedding, vocabulary_head
 from trainers.settings.objects import build_reflexflow, build_scheduled_sampling
-from trainers.settings.options import only_with, require
-from trainers.settings.trainer import ConfigError, DiffusionSFTConfig
+from trainers.settings.options import ConfigError, only_with, require
+from trainers.settings.sft import DiffusionSFTConfig
 
 Objected = tuple[Tensor, dict[str, float]]
 

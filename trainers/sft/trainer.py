@@ -20,8 +20,9 @@ from trainers.models.activations import checkpoint_activations
 from trainers.models.policy import Policy
 from trainers.saving.saving import SelfContained
 from trainers.settings.objects import build_loss, build_masking
-from trainers.settings.options import require
-from trainers.settings.trainer import ConfigError, DiffusionSFTConfig, check_supported
+from trainers.settings.options import ConfigError, require
+from trainers.settings.sft import DiffusionSFTConfig
+from trainers.settings.unsupported import check_supported
 from trainers.sft.objectives import OBJECTIVES, MicroStep
 
 

@@ -34,8 +34,9 @@ from trainers.experiment import build_evaluator, build_trainer, load_experiment_
 from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
 from trainers.saving.environment import environment
 from trainers.saving.files import replace_file
-from trainers.settings.parser import ExperimentConfig, load_yaml, parse
-from trainers.settings.trainer import ConfigError
+from trainers.settings.config import ExperimentConfig, parse
+from trainers.settings.files import load_yaml
+from trainers.settings.options import ConfigError
 from trainers.studies.budgets import (
     BUDGETS,
     FORWARDS,

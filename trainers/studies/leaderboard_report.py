@@ -27,7 +27,7 @@ from rich.table import Table
 from trainers.evaluating.statistics import Interval, clustered_mean, paired_difference
 from trainers.reporting.report import ABSENT, BLUE, ORANGE, REWARD_COLOURS, label_axes, save_figure
 from trainers.saving.files import replace_file
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 from trainers.studies.budgets import BUDGETS, FORWARDS, SECONDS
 from trainers.studies.leaderboard import MODES, PARSERS, Leaderboard, write_json
 

@@ -6,7 +6,6 @@ clustered as in `trainers.evaluating.statistics`. Repetitions are averaged probl
 noise of sampling, not that of having few problems.
 """
 
-import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
@@ -31,31 +30,14 @@ from trainers.distributed.randomness import generator_at
 from trainers.evaluating.evaluation import Evaluator
 from trainers.evaluating.statistics import Interval, clustered_mean, paired_difference
 from trainers.models.policy import Policy
+from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.likelihood import LIKELIHOOD_OPTIONS
-from trainers.settings.objects import build_generator
-from trainers.settings.options import require
-from trainers.settings.trainer import ConfigError, DiffusionArguments
-
-FULL = "full"  # in place of a number of steps: as many as it takes to reveal one token at a time
+from trainers.settings.objects import build_generator, build_synced
+from trainers.settings.options import ConfigError, require
+from trainers.studies.steps import FULL
 
 Batch = tuple[Tensor, Tensor, Tensor]  # prompts (B, P), their mask, canvases (B, L)
 Counts = Mapping[str, int | None]  # what was asked for -> number of steps; None where no number of steps does it
-
-
-def steps_option(text: str) -> int | str:
-    """A value of --steps: a number of steps, or `FULL`."""
-    if text == FULL:
-        return FULL
-    if not (text.isdecimal() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of steps, at least 1, nor '{FULL}'")
-    return int(text)
-
-
-def at_least(least: int, text: str) -> int:
-    """A whole number of a command line."""
-    if not (text.isdecimal() and int(text) >= least):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    return int(text)
 
 
 def sampling_arguments(args: DiffusionArguments, **changes: Any) -> DiffusionArguments:

@@ -30,7 +30,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from trainers.models import remote_code
 from trainers.models.loading import load_policy
 from trainers.models.policy import Policy
-from trainers.settings.trainer import ModelArguments
+from trainers.settings.model import ModelArguments
 
 CODE = Path(__file__).parent / "code"
 CONFIGS = {  # classes of the configs that come with code

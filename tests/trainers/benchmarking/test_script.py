@@ -9,9 +9,10 @@ from paths import SCRIPTS
 
 from trainers.benchmarking.roofline import COPIED, SIDE
 from trainers.benchmarking.shapes import SHAPES, Shape
+from trainers.benchmarking.startup import ASKED
 from trainers.models.loading import load_policy
+from trainers.settings.model import ModelArguments
 from trainers.settings.options import ConfigError
-from trainers.settings.trainer import ModelArguments
 
 SCRIPT = SCRIPTS / "benchmark.py"
 SMALL = ["--device", "cpu", "--prompt_length", "6", "--canvas_length", "8", "--repeats", "1"]
@@ -119,3 +120,11 @@ def test_train_measures_each_way_to_train_at_each_number_of_draws(benchmark, tmp
     assert ways == [(m, trained, again) for m in (1, 2) for trained in ("full", "lora") for again in (False, True)]
     assert all(row["mfu"] > 0 and row["seconds"][0] > 0 and row["peak_bytes"] > 0 for row in rows)
     assert len({round(row["loss"], 3) for row in rows if row["num_draws"] == 1}) == 1, "the same weights in every row"
+
+
+def test_startup_times_every_command_with_every_question(benchmark, tmp_path, capsys):
+    benchmark(["startup", "--commands", "train", "plan", "--repeats", "1", "--output", str(tmp_path)])
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["command"], row["asked"]) for row in rows] == [(c, a) for c in ("train", "plan") for a in ASKED]
+    assert all(len(row["seconds"]) == 1 and row["seconds"][0] > 0 for row in rows)
+    assert "seconds to an answer" in capsys.readouterr().out

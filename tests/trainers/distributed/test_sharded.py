@@ -18,7 +18,7 @@ from trainers.evaluating.evaluation import Evaluator
 from trainers.evaluating.together import evaluate_together
 from trainers.models.policy import Calling
 from trainers.settings.objects import build_likelihood, build_masking
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 from trainers.tasks import gsm8k
 
 

@@ -19,7 +19,7 @@ from trainers.dpo.trainer import DiffusionDPOTrainer, PairCollator
 from trainers.models.policy import Policy
 from trainers.reporting.report import write_report
 from trainers.settings.dpo import NOT_FOR_PAIRS, DiffusionDPOConfig
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 from trainers.studies.enumerable import MASK, AnswerDenoiser, build_model, encode
 
 CANVAS = 4  # short enough to enumerate

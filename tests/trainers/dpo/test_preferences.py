@@ -14,8 +14,8 @@ from trainers.dpo import preferences
 from trainers.dpo.preferences import BROKEN, FOLDER, own_pairs, pair_up, preference_pairs, read_pairs
 from trainers.evaluating.evaluation import Answer, Evaluator
 from trainers.experiment import build_evaluator, build_trainer, load_experiment_policy
-from trainers.settings.parser import parse
-from trainers.settings.trainer import ConfigError
+from trainers.settings.config import parse
+from trainers.settings.options import ConfigError
 from trainers.tasks import gsm8k
 from trainers.tasks.numbers import Verdict
 

@@ -5,7 +5,7 @@ import pytest
 from trainers.evaluating.comparison import compare, notes
 from trainers.evaluating.record import read_record
 from trainers.evaluating.statistics import clustered_mean, gain, mcnemar
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 
 
 def record(strict, lenient=None, clusters="0 1 2 3 4 5", changes=None, **more):

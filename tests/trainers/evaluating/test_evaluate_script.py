@@ -14,7 +14,7 @@ from paths import SCRIPTS
 
 from trainers.evaluating.evaluation import Evaluator
 from trainers.evaluating.statistics import clustered_mean, pass_at
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 
 PARSERS = ("strict", "lenient")
 

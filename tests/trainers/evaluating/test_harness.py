@@ -12,7 +12,7 @@ from paths import SCRIPTS
 
 from core.oracles.exact import conditional_logps, exact_nelbo
 from trainers.settings.objects import build_loss
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 
 INSTALLED = importlib.util.find_spec("lm_eval") is not None
 with_harness = pytest.mark.skipif(not INSTALLED, reason="the package lm-eval is not installed")

@@ -4,7 +4,7 @@ import pytest
 
 from trainers.evaluating.evaluation import Answer
 from trainers.evaluating.journal import Journal, Place, journal_path
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 
 IDENTITY = {"data": "d", "weights": "w", "rows": {"0": {"generation.steps": 7}}}
 ANSWERS = {

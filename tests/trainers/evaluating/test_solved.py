@@ -9,9 +9,9 @@ from trainers.evaluating.identity import data_hash
 from trainers.evaluating.record import FORMAT
 from trainers.evaluating.solved import sometimes_solved
 from trainers.experiment import load_task
+from trainers.settings.config import parse
 from trainers.settings.options import ConfigError
-from trainers.settings.parser import parse
-from trainers.settings.trainer import TaskArguments
+from trainers.settings.task import TaskArguments
 
 
 def problems(count, first="problem"):

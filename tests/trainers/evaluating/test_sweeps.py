@@ -5,7 +5,7 @@ import yaml
 
 from trainers.evaluating.identity import settings
 from trainers.evaluating.sweeps import rows
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 
 
 @pytest.fixture

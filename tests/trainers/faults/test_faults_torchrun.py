@@ -16,8 +16,8 @@ MINUTE = 60.0
 WORKER = """
 import datetime, os, time
 import torch
-from trainers.reporting.console import main_or_one_line
-from trainers.settings.trainer import ConfigError
+from trainers.commands import main_or_one_line
+from trainers.settings.options import ConfigError
 
 def main(argv):
     rank = int(os.environ["RANK"])

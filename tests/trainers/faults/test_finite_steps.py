@@ -8,8 +8,8 @@ import torch
 from processes import launch
 from safetensors.torch import load_file
 
+from trainers.faults.endings import RunError
 from trainers.faults.finite_steps import gradient_norm, not_finite
-from trainers.faults.stopping import RunError
 
 GRPO = {"num_iterations": 2, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
 SFT = {"gradient_accumulation_steps": 2}

@@ -12,7 +12,8 @@ from processes import launch
 from transformers import TrainerCallback
 
 from trainers.faults import stopping
-from trainers.faults.stopping import SIGNALS, RunStopped, StopOnSignal
+from trainers.faults.endings import RunStopped
+from trainers.faults.stopping import SIGNALS, StopOnSignal
 from trainers.saving.checkpoints import check_checkpoint
 
 NEVER = {"save_strategy": "steps", "save_steps": 100, "lr_scheduler_type": "linear"}

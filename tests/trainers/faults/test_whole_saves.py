@@ -11,10 +11,10 @@ from processes import launch
 
 from trainers.faults import disk_space, publishing, whole_saves
 from trainers.faults.disk_space import bytes_of, checkpoint_bytes, model_bytes, needed_instead
+from trainers.faults.endings import RunError
 from trainers.faults.manifest import MANIFEST
-from trainers.faults.stopping import RunError
 from trainers.saving.checkpoints import check_checkpoint, checkpoint_to_resume
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 
 SAVING = {"save_strategy": "steps", "save_steps": 1}
 PLENTY = 10**15

@@ -21,8 +21,10 @@ from trainers.grpo.diagnostics import (
     noise_scale,
     rollout_mismatch,
 )
+from trainers.settings.grpo import ImprovedDiffuGRPOConfig
+from trainers.settings.model import ModelArguments
 from trainers.settings.options import dotted
-from trainers.settings.trainer import ImprovedDiffuGRPOConfig, ModelArguments, TaskArguments
+from trainers.settings.task import TaskArguments
 
 SIZE = 200_000  # parameters of the synthetic gradients
 

@@ -12,7 +12,8 @@ import trainers.grpo.trainer
 from core.alpha_schedule import AlphaSchedule
 from core.trajectory import NEVER
 from trainers.models.loading import load_policy
-from trainers.settings.trainer import ConfigError, ModelArguments
+from trainers.settings.model import ModelArguments
+from trainers.settings.options import ConfigError
 
 # --- one set of states for all policies ---------------------------------------------------------------------------
 

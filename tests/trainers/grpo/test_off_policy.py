@@ -11,7 +11,7 @@ from core.scoring.likelihood import Draws
 from trainers.grpo.metrics import COMMITS
 from trainers.grpo.off_policy import CACHE_KL, CACHE_TRUNCATED, rollout_divergence, truncated_weights
 from trainers.grpo.trainer import DRAWS
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 
 # Keys and values of one layer depend on the tokens there alone, which do not change while a block is written.
 LAYERS = {"layers": 2}

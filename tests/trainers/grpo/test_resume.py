@@ -10,7 +10,7 @@ from trl.trainer.utils import RepeatSampler
 
 from trainers.grpo.resuming import ResumableSampler
 from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 

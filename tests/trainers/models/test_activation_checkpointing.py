@@ -11,7 +11,8 @@ from zoo.standins import STAND_INS, build
 from trainers.models.activations import checkpoint_activations
 from trainers.models.adapters import lora_config
 from trainers.models.loading import load_policy
-from trainers.settings.trainer import ConfigError, ModelArguments
+from trainers.settings.model import ModelArguments
+from trainers.settings.options import ConfigError
 from trainers.sft.trainer import DiffusionSFTTrainer
 
 NATIVE = ("llada", "llada_configured")  # whose switch is not transformers'

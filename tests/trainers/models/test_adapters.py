@@ -22,7 +22,8 @@ from trainers.grpo.trainer import DRAWS
 from trainers.models.adapters import CONFIG, WEIGHTS, lora_config, match_reference
 from trainers.models.loading import load_policy
 from trainers.models.tiny import TINY_ASSETS
-from trainers.settings.trainer import ConfigError, ModelArguments
+from trainers.settings.model import ModelArguments
+from trainers.settings.options import ConfigError
 
 SHAPE = {"use_peft": True, "lora_r": 3, "lora_alpha": 6}
 

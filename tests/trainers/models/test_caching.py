@@ -15,7 +15,8 @@ from core.scoring.likelihood import Draws, predict_states
 from trainers.models.caching import RULES, CachedModelDenoiser
 from trainers.models.loading import load_policy
 from trainers.models.policy import Policy, vocabulary_head
-from trainers.settings.trainer import ConfigError, ModelArguments
+from trainers.settings.model import ModelArguments
+from trainers.settings.options import ConfigError
 
 PROMPT, CANVAS, BLOCK = 5, 6, 2
 LENGTH = PROMPT + CANVAS

@@ -19,8 +19,9 @@ from trainers.models.adapters import lora_config
 from trainers.models.families import FAMILIES, family_of
 from trainers.models.loading import load_policy
 from trainers.rollouts import roll_out
+from trainers.settings.model import ModelArguments
 from trainers.settings.objects import build_generator, build_loss, build_masking
-from trainers.settings.trainer import ConfigError, ModelArguments
+from trainers.settings.options import ConfigError
 
 every_stand_in = pytest.mark.parametrize("name", STAND_INS)
 TRAINED = ["llada", "llada_moe", "llada2", "dream", "sdar", "llama", "bert"]  # one of each family

@@ -14,7 +14,8 @@ from trainers.models.adapters import lora_config
 from trainers.models.loading import load_policy
 from trainers.models.policy import vocabulary_head
 from trainers.models.tiny import TINY_ASSETS, build_tiny
-from trainers.settings.trainer import ConfigError, ModelArguments
+from trainers.settings.model import ModelArguments
+from trainers.settings.options import ConfigError
 
 TEXTS = [
     "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May.\nAnswer:",

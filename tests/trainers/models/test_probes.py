@@ -17,8 +17,9 @@ from trainers.models.policy import Calling, Policy
 from trainers.models.probes import probed
 from trainers.models.tiny import TINY_ASSETS
 from trainers.rollouts import roll_out
+from trainers.settings.model import ModelArguments
 from trainers.settings.objects import build_generator, build_likelihood, build_masking
-from trainers.settings.trainer import ConfigError, ModelArguments
+from trainers.settings.options import ConfigError
 
 SEEDS = 20
 SHIFTED, MASKED = "model.logit_shift=true, but", "model.logit_shift=false, but"

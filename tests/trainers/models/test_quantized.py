@@ -10,7 +10,8 @@ import trainers.settings.model
 from core.denoisers.denoiser import ModelDenoiser
 from core.denoisers.projection import project
 from trainers.models.adapters import lora_config
-from trainers.settings.trainer import ConfigError, ModelArguments
+from trainers.settings.model import ModelArguments
+from trainers.settings.options import ConfigError
 
 QUANTIZED = {"load_in_4bit": True, "use_peft": True}
 

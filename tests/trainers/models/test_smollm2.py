@@ -23,7 +23,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 
 from trainers.models import smollm2
 from trainers.models.loading import load_policy
-from trainers.settings.trainer import ConfigError, ModelArguments
+from trainers.settings.model import ModelArguments
+from trainers.settings.options import ConfigError
 
 HEADS, KV_HEADS, HEAD = 2, 1, 32
 MERGED = ["ab", "12", "ĊĊ"]

@@ -28,8 +28,8 @@ from trainers.planning.memory import (
 from trainers.planning.models import Model, find_model
 from trainers.planning.network import Passes, bytes_sent
 from trainers.planning.work import Lengths, count_work
+from trainers.settings.model import ModelArguments
 from trainers.settings.objects import build_generator, build_likelihood, build_loss, build_masking
-from trainers.settings.trainer import ModelArguments
 
 SMALL = Shape(128, 384, 4, 4, 4, 512)
 MODEL = Model("", None, weights=1000, adapter=10, attention="bidirectional", largest=100)

@@ -25,9 +25,9 @@ from trainers.planning.models import Model, find_model
 from trainers.planning.phases import AGAIN, BACKWARD, FORWARD, Meter, phases_of
 from trainers.planning.plan import how_often
 from trainers.planning.work import Lengths, Work, count_work
+from trainers.settings.model import ModelArguments
 from trainers.settings.objects import build_generator, build_likelihood, build_loss, build_masking
 from trainers.settings.options import ConfigError
-from trainers.settings.trainer import ModelArguments
 
 PROMPT, ROWS, CANVAS, RANK = 6, 8, 14, 2
 GROUPED = Shape(32, 48, 3, 4, 2, 300)  # keys and values of two heads shared by four

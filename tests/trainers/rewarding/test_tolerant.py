@@ -12,7 +12,7 @@ from watching import rollout_of, rows_of
 from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
 from trainers.rewarding.log import Failures, RewardLog, read_rewards
 from trainers.rewarding.tolerant import STALLED, neutral
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 from trainers.tasks.numbers import Verdict
 
 NAN = math.nan

@@ -7,7 +7,7 @@ import pytest
 
 from trainers.faults.manifest import write_manifest
 from trainers.saving.checkpoints import check_checkpoint, checkpoint_to_resume
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 
 MANIFEST = "manifest.json"
 FILES = (

@@ -16,8 +16,9 @@ from trainers.models.smollm2 import SMOLLM2
 from trainers.saving.model_card import write_card
 from trainers.saving.plain_loop import LOOP
 from trainers.saving.provenance import Provenance, portable, read_provenance, root_of
+from trainers.settings.model import ModelArguments
 from trainers.settings.objects import build_generator, build_loss, build_masking
-from trainers.settings.trainer import ConfigError, ModelArguments
+from trainers.settings.options import ConfigError
 
 OLD_CODE = ("llada", "llada_configured", "llada_moe", "llada2", "llada2_tied")  # not for transformers 5 by itself
 PROMPTS = ["Ann has 8 books.\nAnswer:", "Tom has 5 apples and buys 4 more.\nAnswer:", "a"]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from paths import SCRIPTS
 
-from trainers.reporting.console import main_or_one_line
+from trainers.commands import main_or_one_line
 from trainers.tasks import gsm8k
 
 

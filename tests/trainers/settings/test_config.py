@@ -17,19 +17,16 @@ from core.likelihoods.estimators import ESTIMATORS
 from core.sampling.samplers import SAMPLERS
 from core.sampling.solvers import SOLVERS
 from core.scheduled_sampling import STRATEGIES, ScheduledSampling
+from trainers.settings.config import CONFIGS as CONFIGS_OF_TRAINERS
+from trainers.settings.config import parse
+from trainers.settings.grpo import ImprovedDiffuGRPOConfig
+from trainers.settings.model import ModelArguments
 from trainers.settings.objects import build_likelihood
-from trainers.settings.parser import SHARED, TRAINERS, SectionParser, parse
-from trainers.settings.trainer import (
-    SECTIONS,
-    UNSUPPORTED,
-    UNSUPPORTED_SFT,
-    ConfigError,
-    DiffusionSFTConfig,
-    ImprovedDiffuGRPOConfig,
-    ModelArguments,
-    TaskArguments,
-    check_supported,
-)
+from trainers.settings.options import SECTIONS, ConfigError
+from trainers.settings.parser import SHARED, SectionParser
+from trainers.settings.sft import DiffusionSFTConfig
+from trainers.settings.task import TaskArguments
+from trainers.settings.unsupported import UNSUPPORTED, UNSUPPORTED_SFT, check_supported
 
 EXAMPLE = {
     "generation": {"steps": 8, "max_completion_length": 16},
@@ -635,9 +632,9 @@ def test_defaults_run_on_this_machine(cls):
     assert args.report_to == ["tensorboard"]
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("trainer", CONFIGS_OF_TRAINERS)
 def test_no_two_dataclasses_share_a_flag(trainer):
-    names = [f.name for cls in (TRAINERS[trainer], ModelArguments, TaskArguments) for f in fields(cls)]
+    names = [f.name for cls in (CONFIGS_OF_TRAINERS[trainer], ModelArguments, TaskArguments) for f in fields(cls)]
     assert {name for name in names if names.count(name) > 1} == SHARED
     parser = SectionParser(trainer)
     assert len(set(parser.dotted.values())) == len(parser.dotted)

@@ -11,7 +11,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from paths import REPO
 
 from trainers.settings.launching import check_launch, processes_of
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 
 ALONE = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 FILES = sorted((REPO / "configs/accelerate").glob("*.yaml"))

@@ -10,7 +10,7 @@ from core.denoisers.annealed_denoiser import AnnealedDenoiser
 from core.denoisers.attention import annealed
 from trainers.distributed.randomness import generator_at
 from trainers.models.policy import Calling, Policy
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 
 STEPS = 4
 KERNELS = ("sdpa", "eager")

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from trainers.collating import IGNORED, CanvasCollator
 from trainers.distributed.randomness import generator_at
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 from trainers.sft.trainer import DiffusionSFTTrainer
 
 CANVAS = 20  # of the fixture make_sft

@@ -12,7 +12,7 @@ from core.flow.flow_matching import ODE_SOLVERS
 from core.masking_strategy import sync_masking_with_nelbo
 from trainers.evaluating.evaluation import Evaluator, encode_prompts
 from trainers.settings.objects import build_generator, build_loss, build_masking
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 from trainers.sft.trainer import DiffusionSFTTrainer
 from trainers.tasks import gsm8k
 

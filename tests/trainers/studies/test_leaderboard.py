@@ -19,7 +19,7 @@ from transformers import TrainerControl, TrainerState
 from trainers.evaluating.evaluation import Evaluation
 from trainers.evaluating.statistics import Interval
 from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
-from trainers.settings.trainer import ConfigError
+from trainers.settings.options import ConfigError
 from trainers.studies import leaderboard, leaderboard_report
 from trainers.studies.budgets import FORWARDS, SECONDS, Meter, Race, restore_weights, trained_weights
 from trainers.studies.leaderboard import Leaderboard, claimed, finished, read_leaderboard

@@ -16,8 +16,10 @@ from trainers.distributed.randomness import generator_at
 from trainers.evaluating.evaluation import Evaluator
 from trainers.evaluating.statistics import clustered_mean, paired_difference
 from trainers.settings.objects import build_synced
-from trainers.settings.trainer import ConfigError, DiffusionSFTConfig
-from trainers.studies.measurements import FULL, Bench, sampling_arguments
+from trainers.settings.options import ConfigError
+from trainers.settings.sft import DiffusionSFTConfig
+from trainers.studies.measurements import Bench, sampling_arguments
+from trainers.studies.steps import FULL
 from trainers.tasks import gsm8k
 
 CANVAS, STEPS, DRAWS = 16, 5, 3

@@ -13,7 +13,8 @@ import pytest
 from paths import DATA
 
 from trainers.experiment import load_task
-from trainers.settings.trainer import ConfigError, TaskArguments
+from trainers.settings.options import ConfigError
+from trainers.settings.task import TaskArguments
 from trainers.tasks import TASKS, gsm8k
 from trainers.tasks.arithmetic import annotations_of
 from trainers.tasks.augmentation import TrainingData

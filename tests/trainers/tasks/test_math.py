@@ -222,7 +222,7 @@ def test_a_question_that_a_dead_worker_never_read_goes_with_it():
     judge = math_judge.Judge()
     assert judge.is_equal("$1$", "$1$")
     judge._worker.kill()
-    judge._worker.wait()  # from here on, what is sent to it breaks the pipe, and so does what is left when it is closed
+    judge._worker.wait()  # from here on, what is sent to it breaks the pipe, and so does what is left at its end
     assert judge.is_equal("$2$", "$2+0$") is False
     assert judge.is_equal("$3$", "$3+0$") is True
     judge.close()

@@ -8,8 +8,9 @@ from paths import REPO
 
 from trainers.evaluating.identity import settings
 from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
-from trainers.settings.parser import parse
-from trainers.settings.trainer import ConfigError, TaskArguments
+from trainers.settings.config import parse
+from trainers.settings.options import ConfigError
+from trainers.settings.task import TaskArguments
 from trainers.task_loading import check_splits, load_task
 from trainers.tasks import TASKS
 

@@ -1,110 +1,30 @@
-"""Settings: every option of an experiment, declared once, as fields of dataclasses.
+"""The options of a diffusion language model, whatever trains it: generation, likelihood and the one noise schedule.
 
-A field says what it means and where it is written in YAML (see `trainers/settings/options.py`): `generation.steps` is
-the field `max_timesteps`, and fields without a section are TRL's. `trainers/settings/parser.py` turns a YAML file and
-a command line into these dataclasses.
-
-Values are checked in `__post_init__`, so a config built in Python is refused for the same reasons as one read from a
-file. The known names of schedules, samplers etc. are read from the dicts of `core`: a new entry there is valid here.
+A field says what it means and where it is written in YAML (`trainers.settings.options`): `generation.steps` is the
+field `max_timesteps`, and fields without a section are TRL's. Values are checked in `__post_init__` of the trainers'
+configs, so that one built in Python is refused for the same reasons as one read from a file. The known names of
+schedules, samplers etc. are those of the dicts of `core`: a new entry there is valid here.
 """
 # ruff: noqa: RUF009 (`option` is dataclasses.field with its metadata)
 
 import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from transformers import TrainingArguments
-from trl import GRPOConfig, SFTConfig
 
 from core.alpha_schedule import SCHEDULES
 from core.masking_strategy import MASKING_STRATEGIES
-from core.nelbo import SOURCES
 from core.sampling.samplers import SAMPLERS
 from core.sampling.selection import SELECTIONS
 from core.sampling.solvers import SOLVERS
-from trainers.settings.launching import check_groups, processes_of
 from trainers.settings.likelihood import LikelihoodArguments
-from trainers.settings.model import ModelArguments as ModelArguments
-from trainers.settings.options import ConfigError as ConfigError  # refusals are known by this module's name
-from trainers.settings.options import check_known, only_with, option, refusal, require
+from trainers.settings.options import check_known, only_with, option, require
 from trainers.settings.rollout import RolloutArguments
 from trainers.settings.scheduled_sampling import ScheduledSamplingArguments
-from trainers.settings.task import TaskArguments as TaskArguments
-
-# section -> what it holds; the order is the order of --help
-SECTIONS = {
-    "generation": "how completions are sampled, and on which grid of timesteps",
-    "loss": "the likelihood bound and the one noise schedule that masking, bound and sampler share",
-    "masking": "what the forward process hides",
-    "scheduled_sampling": "training on states that the model reached by itself, against exposure bias",
-    "model": "the denoiser and its LoRA adapter",
-    "task": "dataset, sizes and rewards",
-    "preferences": "the pairs that trainer dpo learns from",
-    "training": "every other option of the trainer (TRL and transformers)",
-}
 
 PREDICTION_TYPES = ("masked", "flow_matching")
-WEIGHTINGS = ("advantage", "wd1")
-
-NO_HF_GENERATE = "completions come from the diffusion sampler, not from transformers' generate()"
-NO_TOOLS = "a diffusion sampler fills one canvas; there are no tool-calling turns"
-OWN_HEAD = "the scorer projects the masked positions itself, past TRL's patched head"
-OWN_MODEL = "trainers/models/loading.py builds the model: set model.dtype, model.attn_implementation, ... instead"
-FIXED_CANVAS = "the canvas has a fixed length and EOS fills its tail: set generation.max_completion_length"
-NO_LIGER = "its kernels are written for causal models and deprecated by TRL"
-
-# GRPO options that a diffusion sampler cannot honour: name -> reason. Refused rather than ignored.
-UNSUPPORTED = {
-    "use_vllm": "vLLM decodes left to right",
-    "top_p": "the loss scores the untruncated distribution: use generation.temperature",
-    "top_k": "the loss scores the untruncated distribution: use generation.temperature",
-    "min_p": "the loss scores the untruncated distribution: use generation.temperature",
-    "repetition_penalty": "it needs a left-to-right history: use generation.temperature",
-    "generation_kwargs": NO_HF_GENERATE,
-    "cache_implementation": NO_HF_GENERATE,
-    "use_transformers_continuous_batching": NO_HF_GENERATE,
-    "transformers_continuous_batching_config": NO_HF_GENERATE,
-    "use_transformers_paged": NO_HF_GENERATE,
-    "max_tool_calling_iterations": NO_TOOLS,
-    "cast_lm_head_to_fp32": OWN_HEAD,
-    "use_liger_kernel": NO_LIGER,
-    "model_init_kwargs": OWN_MODEL,
-    "pad_to_multiple_of": FIXED_CANVAS,
-    "neftune_noise_alpha": "noise in the embeddings moves the policy ratio away from 1 without any update",
-}
-
-UNSUPPORTED_SFT = {
-    "packing": FIXED_CANVAS,
-    "eval_packing": FIXED_CANVAS,
-    "padding_free": FIXED_CANVAS,
-    "pad_to_multiple_of": FIXED_CANVAS,
-    "loss_type": "the loss is the diffusion bound: see section loss",
-    "use_liger_kernel": NO_LIGER,
-    "model_init_kwargs": OWN_MODEL,
-}
-
-
-def check_supported(args: GRPOConfig | SFTConfig) -> None:
-    """Refuse options of TRL that this project would otherwise silently ignore.
-
-    Args:
-        args: A trainer config, also one that was changed after it was built.
-
-    Raises:
-        ConfigError: An option of `UNSUPPORTED` (GRPO) or `UNSUPPORTED_SFT` is set away from its default.
-    """
-    refuse(args, UNSUPPORTED_SFT if isinstance(args, SFTConfig) else UNSUPPORTED)
-
-
-def refuse(args: Any, unsupported: Mapping[str, str]) -> None:
-    """Raise ConfigError for an option, name -> reason, that is set away from its default."""
-    for declared in fields(args):
-        # None beside the default: TRL itself resolves pad_to_multiple_of="auto" to None
-        if declared.name in unsupported and getattr(args, declared.name) not in (declared.default, None):
-            raise refusal(args, declared.name, f"not supported: {unsupported[declared.name]}")
 
 
 @dataclass
@@ -272,6 +192,15 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
             )
 
 
+def check_block_causal(args: DiffusionArguments) -> None:
+    """Raise ConfigError for options that a block-causal model cannot follow."""
+    beside, masked = "model.attention=block_causal", args.prediction_type == "masked"
+    require(args, "prediction_type", masked, f"'masked' for {beside}: a flow moves the whole canvas at once")
+    require(args, "block_length", args.block_length is not None, f"the tokens of a block for {beside}")
+    offset, whole = args.scheduled_sampling_max_step_offset, "its rollouts walk the whole canvas at once"
+    require(args, "scheduled_sampling_max_step_offset", offset == 0, f"0 for {beside}: {whole}")
+
+
 def settle_device(args: TrainingArguments) -> None:
     """Without an accelerator, run on the CPU in float32 unless told otherwise."""
     # transformers takes the text of a switch for the name of a sharding of old
@@ -280,94 +209,3 @@ def settle_device(args: TrainingArguments) -> None:
     args.use_cpu = args.use_cpu or not torch.accelerator.is_available()
     if args.use_cpu and args.bf16 is None:
         args.bf16 = False
-
-
-@dataclass
-class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):
-    """Options of `ImprovedDiffuGRPOTrainer`: TRL's GRPO options and those of a diffusion model."""
-
-    advantage_weighting: str = option(
-        "loss",
-        "advantage",
-        "What multiplies log p: TRL's advantage, or wd1's exponential weights (2507.08838), softmax(psi A) over the "
-        "group minus softmax(-psi A), times the group size.",
-        known=WEIGHTINGS,
-    )
-    wd1_psi: float = option("loss", 1.0, "psi of advantage_weighting: wd1 (2507.08838), above 0.")
-    disable_dropout: bool = option(
-        "training", True, "Dropout would move the policy ratio away from 1 without any update."
-    )
-    remove_unused_columns: bool | None = option(
-        "training", False, "Drop dataset columns but the prompt; rewards need the others."
-    )
-
-    def __post_init__(self):
-        self._refuse_what_is_no_policy_gradient()
-        self.check_diffusion()
-        require(self, "temperature", self.temperature > 0, "above 0: greedy rollouts of one prompt are all the same")
-        require(self, "entropy_coef", self.entropy_coef == 0, "0: entropies are measured here without a gradient")
-        require(self, "use_adaptive_entropy", not self.use_adaptive_entropy, "false: see training.entropy_coef")
-        require(self, "wd1_psi", 0 < self.wd1_psi < math.inf, "a finite number above 0")
-        self.check_correction()
-        only_with(self, ["wd1_psi"], self.advantage_weighting == "wd1", "loss.advantage_weighting=wd1")
-        check_supported(self)
-        check_groups(self, processes_of())
-        settle_device(self)
-        super().__post_init__()
-
-    def _refuse_what_is_no_policy_gradient(self) -> None:
-        flows = self.prediction_type == "flow_matching"
-        require(self, "prediction_type", not flows, "'masked' for GRPO: an ODE gives no token likelihood")
-        pull = "for GRPO: it pulls towards the sampled text whatever its advantage"
-        reflexes = self.scheduled_sampling_reflexflow is True
-        require(self, "scheduled_sampling_reflexflow", not reflexes, f"false or unset {pull}")
-        visible = self.scheduled_sampling_visible_loss > 0
-        require(self, "scheduled_sampling_visible_loss", not visible, f"0 {pull}")
-
-
-@dataclass
-class DiffusionSFTConfig(DiffusionArguments, SFTConfig):
-    """Options of `DiffusionSFTTrainer`: TRL's SFT options and those of a diffusion model."""
-
-    nelbo_source: str = option(
-        "loss",
-        "forward",
-        "Where the scored states come from: forward masks the text. SFT text has no recorded rollout.",
-        key="source",
-        known=SOURCES,
-    )
-    attention_annealing_steps: int = option(
-        "training",
-        0,
-        "For a model that was autoregressive: at optimiser step s of the first so many, a position of the future is "
-        "visible with probability s / attention_annealing_steps (DiffuLLaMA, 2410.17891). 0: all of it at once. "
-        "Evaluation sees all.",
-    )
-
-    def __post_init__(self):
-        self.check_diffusion()
-        self._check_annealing()
-        require(self, "nelbo_source", self.nelbo_source != "rollout", "'forward': SFT text has no recorded rollout")
-        bound = self.likelihood == "trajectory_nelbo"
-        require(self, "likelihood", bound, "trajectory_nelbo: SFT minimises the bound, the others are for policies")
-        check_supported(self)
-        settle_device(self)
-        super().__post_init__()
-
-    def _check_annealing(self) -> None:
-        steps = ["attention_annealing_steps"]
-        require(self, *steps, self.attention_annealing_steps >= 0, "at least 0")
-        masked = self.prediction_type == "masked" and not self.scheduled_sampling_active
-        reason = "loss.prediction_type=masked and no scheduled sampling: other states are walked to with the whole "
-        only_with(self, steps, masked, reason + "canvas in sight")
-        reason = "loss.memory_budget_gib unset: its trial has no such attention rule"
-        only_with(self, steps, self.memory_budget_gib is None, reason)
-
-
-def check_block_causal(args: DiffusionArguments) -> None:
-    """Raise ConfigError for options that a block-causal model cannot follow."""
-    beside, masked = "model.attention=block_causal", args.prediction_type == "masked"
-    require(args, "prediction_type", masked, f"'masked' for {beside}: a flow moves the whole canvas at once")
-    require(args, "block_length", args.block_length is not None, f"the tokens of a block for {beside}")
-    offset, whole = args.scheduled_sampling_max_step_offset, "its rollouts walk the whole canvas at once"
-    require(args, "scheduled_sampling_max_step_offset", offset == 0, f"0 for {beside}: {whole}")
