@@ -5,7 +5,7 @@ from core.denoisers.denoiser import Denoiser, EmbeddingDenoiser, ModelDenoiser
 from core.flow.flow_matching import ODE_SOLVERS, FlowDraws, FlowEstimate, FlowGenerator, FlowMatchingLoss
 from core.flow.reflexflow import ReflexFlow
 from core.generator import DiffusionGenerator
-from core.likelihoods.estimators import ESTIMATORS
+from core.likelihoods import ESTIMATORS
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
 from core.sampling.selection import SELECTIONS

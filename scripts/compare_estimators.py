@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from core.generator import DiffusionGenerator
-from core.likelihoods.estimators import ESTIMATORS
+from core.likelihoods import ESTIMATORS
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.sampling.selection import SELECTIONS
 from trainers.reporting.console import OptionParser, main_or_one_line

@@ -3,7 +3,7 @@
 A masked diffusion model has no cheap exact log-likelihood. Each estimator looks at M *states* (the completion with
 some tokens hidden), lets the model predict hidden tokens, and adds up their log-probabilities with weights. Only how
 states are drawn and weighted differs, and that is what a subclass says; see `core.nelbo` and
-`core.likelihoods.estimators`.
+`core.likelihoods`.
 
 The *sequence value*, the weighted sum, is kept apart from what goes into an importance *ratio* or a KL. With w_m the
 weight of draw m and l_mk = log p(token k | state m) where draw m scores token k, the choices of `RATIOS` are:

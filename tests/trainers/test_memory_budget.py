@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.likelihoods.estimators import ESTIMATORS
+from core.likelihoods import ESTIMATORS
 from core.scoring.likelihood import Draws
 from trainers.benchmarking.memory import peak_memory
 from trainers.memory_budget import GIB, StepMemory, choose_states, most_within

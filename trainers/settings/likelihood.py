@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-from core.likelihoods.estimators import ESTIMATORS
+from core.likelihoods import ESTIMATORS
 from core.nelbo import COUPLINGS, REPLAYS, SOURCES
 from core.scoring.likelihood import RATIOS
 from trainers.settings.options import ConfigError, only_with, option, require

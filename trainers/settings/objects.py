@@ -7,7 +7,7 @@ from core.denoisers.denoiser import EmbeddingDenoiser
 from core.flow.flow_matching import FlowGenerator
 from core.flow.reflexflow import ReflexFlow
 from core.generator import DiffusionGenerator
-from core.likelihoods.estimators import ESTIMATORS
+from core.likelihoods import ESTIMATORS
 from core.masking_strategy import (
     MASKING_STRATEGIES,
     DiffusionMaskingStrategy,

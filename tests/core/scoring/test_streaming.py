@@ -9,7 +9,7 @@ from torch import Tensor
 from toys import MASK, VOCABULARY, TinyModel, prompts
 
 from core.denoisers.denoiser import ModelDenoiser
-from core.likelihoods.estimators import ESTIMATORS
+from core.likelihoods import ESTIMATORS
 from core.scoring.likelihood import LikelihoodEstimate
 
 ROWS = 3
