@@ -11,7 +11,7 @@ from core.nelbo import TrajectoryNELBOLoss
 from core.sampling.selection import SELECTIONS
 from core.sampling.solvers import SOLVERS
 from core.scheduled_sampling import ScheduledSampling
-from core.scoring.likelihood import RATIOS, Draws, Likelihood, LikelihoodEstimate
+from core.scoring import RATIOS, Draws, Likelihood, LikelihoodEstimate
 from core.trajectory import Trajectory
 
 __all__ = [

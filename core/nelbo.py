@@ -24,7 +24,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.masking_strategy import MaskingStrategy
-from core.scoring.likelihood import Draws, Likelihood, Noise, total_weight
+from core.scoring import Draws, Likelihood, total_weight
+from core.scoring.draws import Noise
 from core.trajectory import NEVER, Trajectory
 
 SOURCES = ("rollout", "forward")

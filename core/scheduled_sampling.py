@@ -27,7 +27,7 @@ from core.masking_strategy import MaskingStrategy, uniform
 from core.nelbo import TrajectoryNELBOLoss
 from core.sampling.noise import draw_keys
 from core.sampling.solvers import SOLVERS
-from core.scoring.likelihood import Draws, noisy_prompts
+from core.scoring import Draws, noisy_prompts
 
 # Offsets k in 0..K from a uniform number in [0, 1): where on the trajectory the model takes over.
 STRATEGIES: dict[str, Callable[[Tensor, int], Tensor]] = {

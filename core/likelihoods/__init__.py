@@ -27,7 +27,7 @@ from core.likelihoods.quadrature import GaussQuadrature
 from core.likelihoods.sandwich import Sandwich
 from core.likelihoods.selection_replay import SelectionReplay
 from core.nelbo import TrajectoryNELBOLoss
-from core.scoring.likelihood import Likelihood
+from core.scoring import Likelihood
 
 __all__ = [
     "ESTIMATORS",

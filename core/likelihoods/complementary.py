@@ -15,7 +15,8 @@ from torch import Tensor
 
 from core.likelihoods.monte_carlo import hide_some
 from core.masking_strategy import MaskingStrategy
-from core.scoring.likelihood import Likelihood, Noise
+from core.scoring import Likelihood
+from core.scoring.draws import Noise
 from core.trajectory import Trajectory
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.nelbo import TrajectoryNELBOLoss
-from core.scoring.likelihood import Noise
+from core.scoring.draws import Noise
 
 
 class MergedReplay(TrajectoryNELBOLoss):

@@ -12,7 +12,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from core.masking_strategy import MaskingStrategy
-from core.scoring.likelihood import Likelihood, Noise
+from core.scoring import Likelihood
+from core.scoring.draws import Noise
 from core.trajectory import Trajectory
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.nelbo import TrajectoryNELBOLoss
-from core.scoring.likelihood import Draws, LikelihoodEstimate
+from core.scoring import Draws, LikelihoodEstimate
 
 
 class Sandwich(TrajectoryNELBOLoss):

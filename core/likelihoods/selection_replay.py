@@ -21,7 +21,9 @@ from core.denoisers.denoiser import Denoiser
 from core.denoisers.projection import of_targets, tempered_logps
 from core.masking_strategy import MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
-from core.scoring.likelihood import Draws, Noise, predict_states, scatter, targets
+from core.scoring import Draws, predict_states
+from core.scoring.draws import Noise
+from core.scoring.states import scatter, targets
 from core.trajectory import Trajectory
 
 

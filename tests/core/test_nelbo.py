@@ -27,8 +27,7 @@ from core.oracles.exact import conditional_logps, exact_nelbo
 from core.sampling.samplers import SAMPLERS
 from core.sampling.selection import SELECTIONS
 from core.sampling.solvers import SOLVERS
-from core.scoring.likelihood import Draws, LikelihoodEstimate, predict_states
-from core.scoring.share import WHOLE, Share
+from core.scoring import WHOLE, Draws, LikelihoodEstimate, Share, predict_states
 from core.trajectory import NEVER, Trajectory
 
 IDS = torch.tensor([2, 0, 1, 1])

@@ -29,7 +29,7 @@ from core.masking_strategy import DiffusionMaskingStrategy, FullMaskingStrategy
 from core.nelbo import COUPLINGS, TrajectoryNELBOLoss
 from core.sampling.solvers import SOLVERS
 from core.scheduled_sampling import RAMP_SHAPES, STRATEGIES, RollOut, ScheduledSampling, exposure_bias
-from core.scoring.likelihood import Draws, LikelihoodEstimate
+from core.scoring import Draws, LikelihoodEstimate
 
 STEPS = 8  # T
 ROWS = 4000

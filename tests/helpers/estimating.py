@@ -7,7 +7,7 @@ from toys import PROMPT, TableDenoiser, assert_mean, prompts, rng, sampler
 from core.likelihoods import ESTIMATORS
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.oracles.exact import any_order_average, conditional_logps
-from core.scoring.likelihood import Draws, Likelihood
+from core.scoring import Draws, Likelihood
 from core.trajectory import Trajectory
 
 LENGTH, STEPS = 4, 3

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.likelihoods import ESTIMATORS
-from core.scoring.likelihood import Draws
+from core.scoring import Draws
 from trainers.benchmarking.memory import peak_memory
 from trainers.memory_budget import GIB, StepMemory, choose_states, most_within
 from trainers.settings.trainer import ConfigError, DiffusionArguments

@@ -27,7 +27,7 @@ from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_n
 from core.denoisers.denoiser import ModelDenoiser
 from core.sampling.noise import draw_keys
 from core.scheduled_sampling import RollOut
-from core.scoring.likelihood import Draws, LikelihoodEstimate, both_signs, by_sign
+from core.scoring import Draws, LikelihoodEstimate, both_signs, by_sign
 from core.trajectory import Trajectory
 from trainers.distributed.randomness import generator_at
 from trainers.distributed.sharding import PARTS, ShardedTrainer

@@ -16,7 +16,7 @@ from core.masking_strategy import (
 )
 from core.nelbo import TrajectoryNELBOLoss
 from core.scheduled_sampling import ScheduledSampling
-from core.scoring.likelihood import Likelihood
+from core.scoring import Likelihood
 from trainers.settings.trainer import DiffusionArguments
 
 

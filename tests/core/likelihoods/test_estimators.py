@@ -8,8 +8,7 @@ from estimating import SELECTIONS, STEPS, build, draw, rollouts
 from toys import VOCABULARY, prompts
 
 from core.likelihoods import ESTIMATORS, GaussQuadrature
-from core.scoring.likelihood import Draws, predict_states
-from core.scoring.share import Share
+from core.scoring import Draws, Share, predict_states
 from core.trajectory import NEVER
 
 

@@ -12,7 +12,7 @@ from core.alpha_schedule import SCHEDULES, AlphaSchedule
 from core.denoisers.denoiser import tempered_logps
 from core.likelihoods.sandwich import upper_bound
 from core.oracles.exact import conditional_logps, exact_log_likelihood, exact_nelbo, subsets
-from core.scoring.likelihood import Draws, predict_states
+from core.scoring import Draws, predict_states
 
 
 def enumerated(table: Tensor, hidden: Tensor, weight: Tensor) -> tuple[Tensor, Draws]:

@@ -10,7 +10,7 @@ from toys import MASK, VOCABULARY, TinyModel, prompts
 
 from core.denoisers.denoiser import ModelDenoiser
 from core.likelihoods import ESTIMATORS
-from core.scoring.likelihood import LikelihoodEstimate
+from core.scoring import LikelihoodEstimate
 
 ROWS = 3
 DRAWS = {"coupled": 5, "one_step": 2}  # of the others 4
