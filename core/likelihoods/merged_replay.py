@@ -9,12 +9,12 @@ Merging is biased: a token no longer sees those that its segment committed befor
 for the S steps of the rollout.
 """
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from core.nelbo import TrajectoryNELBOLoss
 from core.scoring.draws import Noise
+from core.scoring.replay import Runs, segments_of
 
 
 class MergedReplay(TrajectoryNELBOLoss):
@@ -47,10 +47,7 @@ class MergedReplay(TrajectoryNELBOLoss):
         super().__init__(*grid, "rollout", num_draws, replay="segments", ratio=ratio)
         self.replays_steps = shrinkage == 1
 
-    def choose_steps(
-        self, steps: Int[Tensor, " B"], noise: Noise, most: int
-    ) -> tuple[Int[Tensor, "B K"], Int[Tensor, "B K"], Float[Tensor, " B"]]:
+    def choose_steps(self, steps: Int[Tensor, " R"], noise: Noise, most: int) -> Runs:
         if self.shrinkage is None:
             return super().choose_steps(steps, noise, most)
-        start = torch.arange(0, int(steps.max()), self.shrinkage).expand(len(steps), -1)
-        return start, start + self.shrinkage, torch.ones(len(steps))
+        return segments_of(steps, self.shrinkage)

@@ -3,6 +3,8 @@
 What every policy likelihood shares; the estimators themselves are in `core.nelbo` and `core.likelihoods`.
 
     draws.py       `Draws`: what the states hide, what of it is scored, with which weight
+    forward.py     states by the forward process: stratified levels, `COUPLINGS` of masks
+    replay.py      states of a recorded rollout: `REPLAYS` say which of its steps
     states.py      states as inputs of a denoiser
     likelihood.py  `Likelihood`: the base class, which draws and scores
     streaming.py   many states at the memory of few
@@ -15,13 +17,17 @@ Imports denoisers, the masking strategy and the trajectory.
 
 from core.scoring.draws import Draws
 from core.scoring.estimate import LikelihoodEstimate
+from core.scoring.forward import COUPLINGS
 from core.scoring.likelihood import Likelihood
 from core.scoring.ratios import RATIOS, both_signs, by_sign, total_weight
+from core.scoring.replay import REPLAYS
 from core.scoring.share import WHOLE, Share
 from core.scoring.states import noisy_prompts, predict_states
 
 __all__ = [
+    "COUPLINGS",
     "RATIOS",
+    "REPLAYS",
     "WHOLE",
     "Draws",
     "Likelihood",

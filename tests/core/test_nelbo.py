@@ -22,12 +22,12 @@ from toys import (
 from core.alpha_schedule import SCHEDULES
 from core.denoisers.denoiser import Denoiser, tempered_logps
 from core.masking_strategy import DiffusionMaskingStrategy
-from core.nelbo import COUPLINGS, REPLAYS, SOURCES, TrajectoryNELBOLoss
+from core.nelbo import SOURCES, TrajectoryNELBOLoss
 from core.oracles.exact import conditional_logps, exact_nelbo
 from core.sampling.samplers import SAMPLERS
 from core.sampling.selection import SELECTIONS
 from core.sampling.solvers import SOLVERS
-from core.scoring import WHOLE, Draws, LikelihoodEstimate, Share, predict_states
+from core.scoring import COUPLINGS, REPLAYS, WHOLE, Draws, LikelihoodEstimate, Share, predict_states
 from core.trajectory import NEVER, Trajectory
 
 IDS = torch.tensor([2, 0, 1, 1])

@@ -9,8 +9,8 @@ from inspect import signature
 from typing import Any
 
 from core.likelihoods import ESTIMATORS
-from core.nelbo import COUPLINGS, REPLAYS, SOURCES
-from core.scoring import RATIOS
+from core.nelbo import SOURCES
+from core.scoring import COUPLINGS, RATIOS, REPLAYS
 from trainers.settings.options import ConfigError, only_with, option, require
 
 # options of section loss that some estimators take: name -> argument of their constructors
