@@ -101,6 +101,32 @@ class EmbeddingDenoiser(Denoiser):
         """As `logits`, for embeddings (B, N, d) on the scale of `embedding_table` instead of ids."""
 
 
+def _forward(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+    """The logits of one forward: what the model returns, or holds as ``.logits`` in what it returns.
+
+    Raises:
+        TypeError: it returns neither.
+    """
+    match model(**inputs):
+        case Tensor() as logits:
+            return logits
+        case object(logits=Tensor() as logits):
+            return logits
+        case other:
+            raise TypeError(
+                f"the model's forward returned {type(other).__name__}: expected a tensor of logits (B, N, V), or an "
+                "object with such a tensor as .logits"
+            )
+
+
+def _checkpoints_activations(model: nn.Module) -> bool:
+    """Whether layers run again in the backward pass, as models of transformers say of themselves; others do not."""
+    match model:
+        case object(is_activation_checkpointing=bool(on)):
+            return on
+    return False
+
+
 def _pick(hidden: Float[Tensor, "B N d"], rows: Tensor) -> Float[Tensor, "R d"]:
     """Of (B, N, d), what stands at ``rows``: a mask (B, N), or columns (B, K)."""
     if rows.dtype == torch.bool:
@@ -175,8 +201,8 @@ class ModelDenoiser(EmbeddingDenoiser):
     a hook *inside* the model's own forward, so wrappers that hook the outermost forward (DDP, FSDP) stay in charge.
 
     Args:
-        model: called as ``model(input_ids=, attention_mask=)``, or with ``inputs_embeds=`` for ids; returns an object
-            with ``.logits``. May be wrapped.
+        model: called as ``model(input_ids=, attention_mask=)``, or with ``inputs_embeds=`` for ids; returns logits
+            (B, N, V), or an object that holds them as ``.logits``. May be wrapped.
         mask_id: id of the mask token; never predicted (its logit is -inf).
         head: the module that maps hidden states to logits as the forward's last step, or None: then the full logits
             are computed and the rows picked from them.
@@ -234,7 +260,7 @@ class ModelDenoiser(EmbeddingDenoiser):
             _only_there(self._skippable(inputs), rows),
             _scoring(self.head, rows, targets, self.mask_id, temperature),
         ):
-            logps, entropies = self.model(**inputs).logits.unbind(dim=1)
+            logps, entropies = _forward(self.model, inputs).unbind(dim=1)
         return logps, entropies.detach()
 
     def beneath_wrapper(self) -> "ModelDenoiser":
@@ -292,10 +318,10 @@ class ModelDenoiser(EmbeddingDenoiser):
         rows = self._shifted(rows)
         with _only_there(self._skippable(inputs), rows):
             if self.head is None:
-                logits = _pick(self.model(**inputs).logits, rows)
+                logits = _pick(_forward(self.model, inputs), rows)
             else:
                 with _only_rows(self.head, rows):
-                    logits = self.model(**inputs).logits
+                    logits = _forward(self.model, inputs)
         logits = logits.float()
         if not logits.requires_grad:
             logits[:, self.mask_id] = float("-inf")  # in place: at large vocabularies a copy is what sampling costs
@@ -325,7 +351,7 @@ class ModelDenoiser(EmbeddingDenoiser):
             handle = head.register_forward_hook(lambda _, args, output: given.append(output.clone()))
             try:
                 with self._looking(inputs) as (first, end), _only_rows(head, end):
-                    returned = self.beneath_wrapper().model(**first).logits
+                    returned = _forward(self.beneath_wrapper().model, first)
             finally:
                 handle.remove()
             _IS_LAST_STEP[head] = len(given) == 1 and torch.equal(given[0], returned)
@@ -337,15 +363,14 @@ class ModelDenoiser(EmbeddingDenoiser):
         Not with gradient checkpointing, which runs the layer again when this call is over.
         """
         module, model = self.last_feed_forward, self.beneath_wrapper().model
-        checkpointed = torch.is_grad_enabled() and getattr(model, "is_activation_checkpointing", False)
-        if module is None or checkpointed:
+        if module is None or (torch.is_grad_enabled() and _checkpoints_activations(model)):
             return None
         if module not in _MAY_SKIP:
             with self._looking(inputs) as (first, end):
-                whole = _pick(model(**first).logits, end).float()
+                whole = _pick(_forward(model, first), end).float()
                 try:
                     with _only_there(module, end):
-                        skipped = _pick(model(**first).logits, end).float()
+                        skipped = _pick(_forward(model, first), end).float()
                 except (TypeError, ValueError, AttributeError, RuntimeError):  # not a function of hidden states alone
                     skipped = torch.full_like(whole, torch.nan)
             # a product of other size rounds differently; a module that looks at other positions is far off. Broken
