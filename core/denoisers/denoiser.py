@@ -8,7 +8,7 @@ between them.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,7 +17,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from core.denoisers.projection import of_targets, project, tempered_logps
+from core.denoisers.partial_forward import (
+    checkpoints_activations,
+    feed_forward_at,
+    head_at,
+    logits_of,
+    pick,
+    scoring_head_at,
+)
+from core.denoisers.projection import of_targets, tempered_logps
 
 
 class Denoiser(ABC):
@@ -101,93 +109,6 @@ class EmbeddingDenoiser(Denoiser):
         """As `logits`, for embeddings (B, N, d) on the scale of `embedding_table` instead of ids."""
 
 
-def _forward(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-    """The logits of one forward: what the model returns, or holds as ``.logits`` in what it returns.
-
-    Raises:
-        TypeError: it returns neither.
-    """
-    match model(**inputs):
-        case Tensor() as logits:
-            return logits
-        case object(logits=Tensor() as logits):
-            return logits
-        case other:
-            raise TypeError(
-                f"the model's forward returned {type(other).__name__}: expected a tensor of logits (B, N, V), or an "
-                "object with such a tensor as .logits"
-            )
-
-
-def _checkpoints_activations(model: nn.Module) -> bool:
-    """Whether layers run again in the backward pass, as models of transformers say of themselves; others do not."""
-    match model:
-        case object(is_activation_checkpointing=bool(on)):
-            return on
-    return False
-
-
-def _pick(hidden: Float[Tensor, "B N d"], rows: Tensor) -> Float[Tensor, "R d"]:
-    """Of (B, N, d), what stands at ``rows``: a mask (B, N), or columns (B, K)."""
-    if rows.dtype == torch.bool:
-        return hidden[rows]
-    return hidden.gather(1, rows.unsqueeze(2).expand(-1, -1, hidden.size(2))).flatten(0, 1)
-
-
-@contextmanager
-def _only_rows(head: nn.Module, rows: Tensor) -> Iterator[None]:
-    """Let ``head`` see only the hidden states at ``rows``, so that the forward returns logits (R, V)."""
-    handle = head.register_forward_pre_hook(lambda _, args: (_pick(args[0], rows), *args[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _scoring(head: nn.Module, rows: Tensor, targets: Tensor, mask_id: int, temperature: float) -> Iterator[None]:
-    """Let ``head`` return `of_targets` of its logits, (R, 2), in their place: exchanged rather than hooked, as a hook
-    comes when all logits are there."""
-
-    def instead(forward: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-        parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]  # whole by now, if ever
-        return project(forward, parameters, _pick(hidden, rows), targets, mask_id, temperature)
-
-    with _exchanged(head, instead):
-        yield
-
-
-@contextmanager
-def _only_there(feed_forward: nn.Module | None, rows: Tensor) -> Iterator[None]:
-    """Let a position-wise module run at ``rows`` alone, and give 0 elsewhere, where nobody reads its output."""
-    if feed_forward is None:
-        yield
-        return
-    with _exchanged(feed_forward, lambda forward, hidden: _put_back(forward(_pick(hidden, rows)), hidden, rows)):
-        yield
-
-
-def _put_back(values: Float[Tensor, "R d"], hidden: Float[Tensor, "B N d"], rows: Tensor) -> Float[Tensor, "B N d"]:
-    """The inverse of `_pick`, with 0 where nothing was picked."""
-    empty = values.new_zeros(hidden.shape)
-    if rows.dtype == torch.bool:
-        return empty.masked_scatter(rows.unsqueeze(2), values)
-    return empty.scatter(1, rows.unsqueeze(2).expand(-1, -1, hidden.size(2)), values.view(*rows.shape, hidden.size(2)))
-
-
-@contextmanager
-def _exchanged(module: nn.Module, instead: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]) -> Iterator[None]:
-    """Let ``instead(forward, hidden)`` stand for a module's forward. Wrappers that hook the module see one call."""
-    forward, own = module.forward, vars(module).get("forward")
-    module.forward = lambda hidden: instead(forward, hidden)
-    try:
-        yield
-    finally:
-        del module.forward
-        if own is not None:
-            module.forward = own
-
-
 # What was found out about a module, once: whether a head's output is what its model returns, and whether a
 # feed-forward module may be run only where its output is read.
 _IS_LAST_STEP: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -257,10 +178,10 @@ class ModelDenoiser(EmbeddingDenoiser):
             return super().token_logps(ids, attention_mask, rows, targets, temperature, position_ids)
         rows = self._shifted(rows)
         with (
-            _only_there(self._skippable(inputs), rows),
-            _scoring(self.head, rows, targets, self.mask_id, temperature),
+            feed_forward_at(self._skippable(inputs), rows),
+            scoring_head_at(self.head, rows, targets, self.mask_id, temperature),
         ):
-            logps, entropies = _forward(self.model, inputs).unbind(dim=1)
+            logps, entropies = logits_of(self.model, inputs).unbind(dim=1)
         return logps, entropies.detach()
 
     def beneath_wrapper(self) -> "ModelDenoiser":
@@ -316,12 +237,12 @@ class ModelDenoiser(EmbeddingDenoiser):
         """The model's float32 logits at ``rows``, a mask (B, N) or columns (B, K): shifted if need be, projected there
         alone, mask token excluded."""
         rows = self._shifted(rows)
-        with _only_there(self._skippable(inputs), rows):
+        with feed_forward_at(self._skippable(inputs), rows):
             if self.head is None:
-                logits = _pick(_forward(self.model, inputs), rows)
+                logits = pick(logits_of(self.model, inputs), rows)
             else:
-                with _only_rows(self.head, rows):
-                    logits = _forward(self.model, inputs)
+                with head_at(self.head, rows):
+                    logits = logits_of(self.model, inputs)
         logits = logits.float()
         if not logits.requires_grad:
             logits[:, self.mask_id] = float("-inf")  # in place: at large vocabularies a copy is what sampling costs
@@ -350,8 +271,8 @@ class ModelDenoiser(EmbeddingDenoiser):
             given = []
             handle = head.register_forward_hook(lambda _, args, output: given.append(output.clone()))
             try:
-                with self._looking(inputs) as (first, end), _only_rows(head, end):
-                    returned = _forward(self.beneath_wrapper().model, first)
+                with self._looking(inputs) as (first, end), head_at(head, end):
+                    returned = logits_of(self.beneath_wrapper().model, first)
             finally:
                 handle.remove()
             _IS_LAST_STEP[head] = len(given) == 1 and torch.equal(given[0], returned)
@@ -363,14 +284,14 @@ class ModelDenoiser(EmbeddingDenoiser):
         Not with gradient checkpointing, which runs the layer again when this call is over.
         """
         module, model = self.last_feed_forward, self.beneath_wrapper().model
-        if module is None or (torch.is_grad_enabled() and _checkpoints_activations(model)):
+        if module is None or (torch.is_grad_enabled() and checkpoints_activations(model)):
             return None
         if module not in _MAY_SKIP:
             with self._looking(inputs) as (first, end):
-                whole = _pick(_forward(model, first), end).float()
+                whole = pick(logits_of(model, first), end).float()
                 try:
-                    with _only_there(module, end):
-                        skipped = _pick(_forward(model, first), end).float()
+                    with feed_forward_at(module, end):
+                        skipped = pick(logits_of(model, first), end).float()
                 except (TypeError, ValueError, AttributeError, RuntimeError):  # not a function of hidden states alone
                     skipped = torch.full_like(whole, torch.nan)
             # a product of other size rounds differently; a module that looks at other positions is far off. Broken
