@@ -5,13 +5,13 @@ from core.denoisers.denoiser import Denoiser, EmbeddingDenoiser, ModelDenoiser
 from core.flow.flow_matching import ODE_SOLVERS, FlowDraws, FlowEstimate, FlowGenerator, FlowMatchingLoss
 from core.flow.reflexflow import ReflexFlow
 from core.generator import DiffusionGenerator
-from core.likelihoods.estimators import ESTIMATORS
+from core.likelihoods import ESTIMATORS
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
 from core.sampling.selection import SELECTIONS
 from core.sampling.solvers import SOLVERS
 from core.scheduled_sampling import ScheduledSampling
-from core.scoring.likelihood import RATIOS, Draws, Likelihood, LikelihoodEstimate
+from core.scoring import RATIOS, Draws, Likelihood, LikelihoodEstimate
 from core.trajectory import Trajectory
 
 __all__ = [

@@ -17,15 +17,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.cached_denoiser import CachedDenoiser
 from core.denoisers.denoiser import Denoiser
 from core.masking_strategy import MaskingStrategy
-from core.sampling.caches import CACHES, STALE, build_context
-from core.sampling.canvas import LAG, Canvas, Transition
+from core.sampling.caches import STALE, build_context, check_cache
+from core.sampling.canvas import LAG, Canvas, Transition, check_blocks, check_blocks_of_model
 from core.sampling.noise import REVEAL, RowNoise
-from core.sampling.samplers import SAMPLERS, ancestral
-from core.sampling.selection import SELECTIONS
-from core.sampling.solvers import SOLVERS
+from core.sampling.prediction import check_temperature
+from core.sampling.samplers import ancestral, check_certainty, check_solves, check_timed, sampler_named
+from core.sampling.selection import selection_named
+from core.sampling.solvers import solver_named
 from core.trajectory import Trajectory, tokens_to_first_eos
 
 
@@ -72,64 +72,20 @@ class DiffusionGenerator:
         cache_refresh: int | None = None,
     ):
         block_length = canvas_length if block_length is None else block_length
-        if sampler not in SAMPLERS:
-            raise ValueError(f"generation.sampler={sampler!r} is unknown; known: {', '.join(SAMPLERS)}")
-        if selection not in SELECTIONS:
-            raise ValueError(f"generation.selection={selection!r} is unknown; known: {', '.join(SELECTIONS)}")
-        if solver not in SOLVERS:
-            raise ValueError(f"generation.solver={solver!r} is unknown; known: {', '.join(SOLVERS)}")
-        if solver != "euler" and not SAMPLERS[sampler].solves:
-            raise ValueError(f"generation.solver={solver!r} needs generation.sampler='ancestral', got {sampler!r}")
-        if temperature < 0:
-            raise ValueError(f"generation.temperature={temperature} must be at least 0 (0 is greedy)")
-        if not 0 < threshold <= 1:
-            raise ValueError(f"generation.threshold={threshold}: expected a probability above 0, at most 1")
-        if not entropy_bound >= 0:
-            raise ValueError(f"generation.entropy_bound={entropy_bound}: expected at least 0 nats")
-        if block_length < 1 or canvas_length % block_length:
-            raise ValueError(
-                f"generation.block_length={block_length} must divide the canvas of {canvas_length} tokens"
-            )
-        if schedule.max_timesteps % (canvas_length // block_length):
-            raise ValueError(
-                f"generation.steps={schedule.max_timesteps} must be a multiple of the number of blocks, "
-                f"{canvas_length // block_length}"
-            )
-        if masking.schedule is None and SAMPLERS[sampler].timed:
-            raise ValueError(
-                f"generation.sampler={sampler!r} masks by timestep: it needs masking.strategy_type='diffusion'"
-            )
-        if cache not in CACHES:
-            raise ValueError(f"generation.cache={cache!r} is unknown; known: {', '.join(CACHES)}")
-        if cache in STALE:
-            self._check_stale(denoiser, sampler, cache, cache_refresh)
-        if denoiser.block_length not in (None, block_length):
-            raise ValueError(
-                f"generation.block_length={block_length}: expected {denoiser.block_length}, that of the "
-                "block-causal model"
-            )
+        self.sampler, self.selection = sampler_named(sampler), selection_named(selection)
+        self.solver = solver_named(solver)
+        check_solves(sampler, solver)
+        check_temperature(temperature)
+        check_certainty(threshold, entropy_bound)
+        check_blocks(canvas_length, block_length, schedule.max_timesteps)
+        check_timed(sampler, masking)
+        check_cache(cache, cache_refresh, denoiser, sampler)
+        check_blocks_of_model(block_length, denoiser)
         self.denoiser, self.schedule, self.masking = denoiser, schedule, masking
         self.canvas_length, self.block_length = canvas_length, block_length
-        self.sampler, self.selection, self.solver = SAMPLERS[sampler], SELECTIONS[selection], SOLVERS[solver]
         self.temperature, self.eos_id = temperature, eos_id
         self.threshold, self.entropy_bound = threshold, entropy_bound
         self.cache, self.cache_refresh = cache, cache_refresh
-
-    @staticmethod
-    def _check_stale(denoiser: Denoiser, sampler: str, cache: str, refresh: int | None) -> None:
-        if SAMPLERS[sampler].solves:
-            allowed = ", ".join(name for name, known in SAMPLERS.items() if not known.solves)
-            raise ValueError(
-                f"generation.cache={cache!r}: expected generation.sampler one of {allowed}, got {sampler!r}"
-            )
-        if refresh is not None and refresh < 1:
-            raise ValueError(f"generation.cache_refresh={refresh}: expected at least 1, or None: once a block")
-        if not isinstance(denoiser, CachedDenoiser):
-            raise ValueError(f"generation.cache={cache!r}: the denoiser cannot be run on a part of the sequence")
-        if denoiser.block_length is not None:
-            raise ValueError(
-                f"generation.cache={cache!r}: a block-causal model has an exact cache: expected 'exact' or 'off'"
-            )
 
     @property
     def exact(self) -> bool:
@@ -173,30 +129,37 @@ class DiffusionGenerator:
         own = RowNoise(noise, *shape, device)
         context = build_context(self.cache, self.cache_refresh, self.denoiser, prompt_ids, prompt_mask)
         canvas = Canvas(self, context, own, ids, own.everywhere(REVEAL), lag=0 if device.type == "cpu" else LAG)
-        grid = self.grid()
-        transitions = [Transition(*levels) for levels in zip(grid, grid[1:], [*grid[2:], -1], strict=False)]
         for start in range(0, self.canvas_length, self.block_length):
             canvas.enter(slice(start, start + self.block_length))
-            for transition in transitions:
-                if canvas.count == 0:
-                    break
-                before = canvas.step
-                self.sampler.step(canvas, transition)
-                if observe is not None and canvas.step > before:
-                    observe(int(transition.to), canvas.ids.clone())
-                # Tokens that may change again are settled only at the end of the block, evaluated there or not.
-                settled = canvas.step > before if self.sampler.final else transition.to == grid[-1]
-                if self.eos_id is not None and settled:
-                    canvas.stop_finished(self.eos_id)
-                canvas.inform_host(shrinking=self.sampler.final, finish_early=self.sampler.adaptive)
+            self._walk(canvas, observe)
+        return self._recorded(canvas)
+
+    def _walk(self, canvas: Canvas, observe: Callable[[int, Tensor], None] | None) -> None:
+        """Take the block that the canvas is at down the grid, until every row has stopped."""
+        grid = self.grid()
+        for t, to, after in zip(grid, grid[1:], [*grid[2:], -1], strict=False):
+            if canvas.count == 0:
+                return
+            before = canvas.step
+            self.sampler.step(canvas, Transition(t, to, after))
+            evaluated = canvas.step > before
+            if observe is not None and evaluated:
+                observe(to, canvas.ids.clone())
+            # Tokens that may change again are settled only at the end of the block, evaluated there or not.
+            settled = evaluated if self.sampler.final else to == grid[-1]
+            if self.eos_id is not None and settled:
+                canvas.stop_finished(self.eos_id)
+            canvas.inform_host(shrinking=self.sampler.final, finish_early=self.sampler.adaptive)
+
+    def _recorded(self, canvas: Canvas) -> Trajectory:
+        """The rollout that a finished canvas holds."""
+        ended = torch.zeros_like(canvas.ids, dtype=torch.bool) if self.eos_id is None else canvas.ids == self.eos_id
         return Trajectory(
             ids=canvas.ids,
             step_map=canvas.step_map,
             commit_logps=canvas.commit_logps,
             lengths=tokens_to_first_eos(canvas.ids, self.eos_id),
-            stopped=(canvas.ids == self.eos_id).any(dim=1)
-            if self.eos_id is not None
-            else torch.zeros_like(canvas.alive),
+            stopped=ended.any(dim=1),
             forwards=canvas.forwards,
             exact=self.exact,
             eos_id=self.eos_id,

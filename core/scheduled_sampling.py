@@ -14,7 +14,6 @@ reason not even the data's own conditionals reach a difference of 0: the targets
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,10 +23,11 @@ from core.alpha_schedule import SCHEDULES, AlphaSchedule
 from core.denoisers.denoiser import Denoiser
 from core.generator import DiffusionGenerator
 from core.masking_strategy import MaskingStrategy, uniform
+from core.names import check_known
 from core.nelbo import TrajectoryNELBOLoss
 from core.sampling.noise import draw_keys
 from core.sampling.solvers import SOLVERS
-from core.scoring.likelihood import Draws, noisy_prompts
+from core.scoring import Draws, noisy_prompts
 
 # Offsets k in 0..K from a uniform number in [0, 1): where on the trajectory the model takes over.
 STRATEGIES: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -134,9 +134,9 @@ class ScheduledSampling:
         strategy: str = "uniform",
         sampler: str = "unipc",
     ):
-        self._check_known("ramp_shape", ramp_shape, RAMP_SHAPES)
-        self._check_known("strategy", strategy, STRATEGIES)
-        self._check_known("sampler", sampler, SOLVERS)
+        check_known("scheduled_sampling.ramp_shape", ramp_shape, RAMP_SHAPES)
+        check_known("scheduled_sampling.strategy", strategy, STRATEGIES)
+        check_known("scheduled_sampling.sampler", sampler, SOLVERS)
         for key, value in (("probability", probability), ("prob_start", prob_start), ("prob_end", prob_end)):
             if not 0 <= value <= 1:
                 raise ValueError(f"scheduled_sampling.{key}={value} must lie in [0, 1]")
@@ -151,11 +151,6 @@ class ScheduledSampling:
         self.ramp_steps, self.prob_start, self.prob_end = ramp_steps, prob_start, prob_end
         self.start_step, self.ramp_shape = start_step, ramp_shape
         self.strategy, self.sampler = strategy, sampler
-
-    @staticmethod
-    def _check_known(key: str, value: str, known: Any) -> None:
-        if value not in known:
-            raise ValueError(f"scheduled_sampling.{key}={value!r} is unknown; known: {', '.join(known)}")
 
     @property
     def active(self) -> bool:

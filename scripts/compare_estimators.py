@@ -45,7 +45,7 @@ def options(argv: list[str]) -> argparse.Namespace:
     if found.batch_size % found.problems:
         raise ConfigError(f"--batch_size {found.batch_size}: expected a multiple of --problems {found.problems}")
     if found.estimators is None:  # selection_replay is the law of one rule
-        every = names_in("core", "ESTIMATORS")
+        every = names_in("core.likelihoods", "ESTIMATORS")
         found.estimators = [n for n in every if n != "selection_replay" or found.selection == "low_confidence"]
     return found
 

@@ -18,7 +18,7 @@ PLUMBING = {"jaxtyping", "lm_eval", "math_verify", "matplotlib", "numpy", "rich"
 # The rooms of each floor, from the ground up. A room imports from floors below its own, and nothing beside it:
 # docs/architecture.md says what lives in each.
 FLOORS = [
-    ("core.alpha_schedule", "core.trajectory", "core.denoisers"),
+    ("core.names", "core.alpha_schedule", "core.trajectory", "core.denoisers"),
     ("core.masking_strategy",),
     ("core.sampling", "core.scoring"),
     ("core.generator", "core.nelbo", "core.flow"),

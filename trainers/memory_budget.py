@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from core.denoisers.denoiser import ModelDenoiser
-from core.scoring.likelihood import Draws, Likelihood
+from core.scoring import Draws, Likelihood
 from trainers.benchmarking.memory import peak_memory
 from trainers.settings.options import refusal, require
 

@@ -14,7 +14,7 @@ from trl.trainer.utils import pad
 
 from core.flow.flow_matching import FlowGenerator
 from core.generator import DiffusionGenerator
-from core.scoring.share import Share
+from core.scoring import Share
 from core.trajectory import Trajectory
 
 

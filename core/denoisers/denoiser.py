@@ -8,7 +8,7 @@ between them.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,7 +17,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from core.denoisers.projection import of_targets, project, tempered_logps
+from core.denoisers.partial_forward import (
+    checkpoints_activations,
+    feed_forward_at,
+    head_at,
+    logits_of,
+    pick,
+    scoring_head_at,
+)
+from core.denoisers.projection import of_targets, tempered_logps
 
 
 class Denoiser(ABC):
@@ -101,67 +109,6 @@ class EmbeddingDenoiser(Denoiser):
         """As `logits`, for embeddings (B, N, d) on the scale of `embedding_table` instead of ids."""
 
 
-def _pick(hidden: Float[Tensor, "B N d"], rows: Tensor) -> Float[Tensor, "R d"]:
-    """Of (B, N, d), what stands at ``rows``: a mask (B, N), or columns (B, K)."""
-    if rows.dtype == torch.bool:
-        return hidden[rows]
-    return hidden.gather(1, rows.unsqueeze(2).expand(-1, -1, hidden.size(2))).flatten(0, 1)
-
-
-@contextmanager
-def _only_rows(head: nn.Module, rows: Tensor) -> Iterator[None]:
-    """Let ``head`` see only the hidden states at ``rows``, so that the forward returns logits (R, V)."""
-    handle = head.register_forward_pre_hook(lambda _, args: (_pick(args[0], rows), *args[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _scoring(head: nn.Module, rows: Tensor, targets: Tensor, mask_id: int, temperature: float) -> Iterator[None]:
-    """Let ``head`` return `of_targets` of its logits, (R, 2), in their place: exchanged rather than hooked, as a hook
-    comes when all logits are there."""
-
-    def instead(forward: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-        parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]  # whole by now, if ever
-        return project(forward, parameters, _pick(hidden, rows), targets, mask_id, temperature)
-
-    with _exchanged(head, instead):
-        yield
-
-
-@contextmanager
-def _only_there(feed_forward: nn.Module | None, rows: Tensor) -> Iterator[None]:
-    """Let a position-wise module run at ``rows`` alone, and give 0 elsewhere, where nobody reads its output."""
-    if feed_forward is None:
-        yield
-        return
-    with _exchanged(feed_forward, lambda forward, hidden: _put_back(forward(_pick(hidden, rows)), hidden, rows)):
-        yield
-
-
-def _put_back(values: Float[Tensor, "R d"], hidden: Float[Tensor, "B N d"], rows: Tensor) -> Float[Tensor, "B N d"]:
-    """The inverse of `_pick`, with 0 where nothing was picked."""
-    empty = values.new_zeros(hidden.shape)
-    if rows.dtype == torch.bool:
-        return empty.masked_scatter(rows.unsqueeze(2), values)
-    return empty.scatter(1, rows.unsqueeze(2).expand(-1, -1, hidden.size(2)), values.view(*rows.shape, hidden.size(2)))
-
-
-@contextmanager
-def _exchanged(module: nn.Module, instead: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]) -> Iterator[None]:
-    """Let ``instead(forward, hidden)`` stand for a module's forward. Wrappers that hook the module see one call."""
-    forward, own = module.forward, vars(module).get("forward")
-    module.forward = lambda hidden: instead(forward, hidden)
-    try:
-        yield
-    finally:
-        del module.forward
-        if own is not None:
-            module.forward = own
-
-
 # What was found out about a module, once: whether a head's output is what its model returns, and whether a
 # feed-forward module may be run only where its output is read.
 _IS_LAST_STEP: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -175,8 +122,8 @@ class ModelDenoiser(EmbeddingDenoiser):
     a hook *inside* the model's own forward, so wrappers that hook the outermost forward (DDP, FSDP) stay in charge.
 
     Args:
-        model: called as ``model(input_ids=, attention_mask=)``, or with ``inputs_embeds=`` for ids; returns an object
-            with ``.logits``. May be wrapped.
+        model: called as ``model(input_ids=, attention_mask=)``, or with ``inputs_embeds=`` for ids; returns logits
+            (B, N, V), or an object that holds them as ``.logits``. May be wrapped.
         mask_id: id of the mask token; never predicted (its logit is -inf).
         head: the module that maps hidden states to logits as the forward's last step, or None: then the full logits
             are computed and the rows picked from them.
@@ -231,10 +178,10 @@ class ModelDenoiser(EmbeddingDenoiser):
             return super().token_logps(ids, attention_mask, rows, targets, temperature, position_ids)
         rows = self._shifted(rows)
         with (
-            _only_there(self._skippable(inputs), rows),
-            _scoring(self.head, rows, targets, self.mask_id, temperature),
+            feed_forward_at(self._skippable(inputs), rows),
+            scoring_head_at(self.head, rows, targets, self.mask_id, temperature),
         ):
-            logps, entropies = self.model(**inputs).logits.unbind(dim=1)
+            logps, entropies = logits_of(self.model, inputs).unbind(dim=1)
         return logps, entropies.detach()
 
     def beneath_wrapper(self) -> "ModelDenoiser":
@@ -290,12 +237,12 @@ class ModelDenoiser(EmbeddingDenoiser):
         """The model's float32 logits at ``rows``, a mask (B, N) or columns (B, K): shifted if need be, projected there
         alone, mask token excluded."""
         rows = self._shifted(rows)
-        with _only_there(self._skippable(inputs), rows):
+        with feed_forward_at(self._skippable(inputs), rows):
             if self.head is None:
-                logits = _pick(self.model(**inputs).logits, rows)
+                logits = pick(logits_of(self.model, inputs), rows)
             else:
-                with _only_rows(self.head, rows):
-                    logits = self.model(**inputs).logits
+                with head_at(self.head, rows):
+                    logits = logits_of(self.model, inputs)
         logits = logits.float()
         if not logits.requires_grad:
             logits[:, self.mask_id] = float("-inf")  # in place: at large vocabularies a copy is what sampling costs
@@ -324,8 +271,8 @@ class ModelDenoiser(EmbeddingDenoiser):
             given = []
             handle = head.register_forward_hook(lambda _, args, output: given.append(output.clone()))
             try:
-                with self._looking(inputs) as (first, end), _only_rows(head, end):
-                    returned = self.beneath_wrapper().model(**first).logits
+                with self._looking(inputs) as (first, end), head_at(head, end):
+                    returned = logits_of(self.beneath_wrapper().model, first)
             finally:
                 handle.remove()
             _IS_LAST_STEP[head] = len(given) == 1 and torch.equal(given[0], returned)
@@ -337,15 +284,14 @@ class ModelDenoiser(EmbeddingDenoiser):
         Not with gradient checkpointing, which runs the layer again when this call is over.
         """
         module, model = self.last_feed_forward, self.beneath_wrapper().model
-        checkpointed = torch.is_grad_enabled() and getattr(model, "is_activation_checkpointing", False)
-        if module is None or checkpointed:
+        if module is None or (torch.is_grad_enabled() and checkpoints_activations(model)):
             return None
         if module not in _MAY_SKIP:
             with self._looking(inputs) as (first, end):
-                whole = _pick(model(**first).logits, end).float()
+                whole = pick(logits_of(model, first), end).float()
                 try:
-                    with _only_there(module, end):
-                        skipped = _pick(model(**first).logits, end).float()
+                    with feed_forward_at(module, end):
+                        skipped = pick(logits_of(model, first), end).float()
                 except (TypeError, ValueError, AttributeError, RuntimeError):  # not a function of hidden states alone
                     skipped = torch.full_like(whole, torch.nan)
             # a product of other size rounds differently; a module that looks at other positions is far off. Broken

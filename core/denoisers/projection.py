@@ -7,6 +7,7 @@ idea is that of "cut cross-entropy" (Wijmans et al. 2025, 2411.09009, section 4)
 """
 
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -164,9 +165,10 @@ class _ThroughLinear:
 
 def _plain_linear(head: Callable[[Tensor], Tensor], autocast: tuple[str, torch.dtype, bool]) -> nn.Linear | None:
     """The module whose own forward ``head`` is, if it is a linear layer without anything around it."""
-    module = getattr(head, "__self__", None)
-    own = type(module) is nn.Linear and getattr(head, "__func__", None) is nn.Linear.forward
-    return module if own and not autocast[2] else None
+    if not isinstance(head, MethodType) or autocast[2]:
+        return None
+    module = head.__self__
+    return module if type(module) is nn.Linear and head.__func__ is nn.Linear.forward else None
 
 
 def _call(head: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:

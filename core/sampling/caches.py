@@ -15,7 +15,9 @@ from torch import Tensor
 from core.denoisers.attention import bidirectional, block_causal
 from core.denoisers.cached_denoiser import CachedDenoiser, KeyValues
 from core.denoisers.denoiser import Denoiser
+from core.names import check_known
 from core.sampling.context import Context, WholeCanvas
+from core.sampling.samplers import SAMPLERS
 
 
 class CachedContext(Context):
@@ -191,6 +193,24 @@ class DualCache(StaleCache):
 # generation.cache: what may be remembered at the price of another law
 STALE: dict[str, type[StaleCache]] = {"prefix": PrefixCache, "dual": DualCache}
 CACHES = ("exact", "off", "prefix", "dual")  # the stale ones among them
+
+
+def check_cache(cache: str, refresh: int | None, denoiser: Denoiser, sampler: str) -> None:
+    """Raise a ValueError for an unknown name, or for a stale cache that model or sampler cannot use."""
+    check_known("generation.cache", cache, CACHES)
+    if cache not in STALE:
+        return
+    if SAMPLERS[sampler].solves:
+        allowed = ", ".join(name for name, known in SAMPLERS.items() if not known.solves)
+        raise ValueError(f"generation.cache={cache!r}: expected generation.sampler one of {allowed}, got {sampler!r}")
+    if refresh is not None and refresh < 1:
+        raise ValueError(f"generation.cache_refresh={refresh}: expected at least 1, or None: once a block")
+    if not isinstance(denoiser, CachedDenoiser):
+        raise ValueError(f"generation.cache={cache!r}: the denoiser cannot be run on a part of the sequence")
+    if denoiser.block_length is not None:
+        raise ValueError(
+            f"generation.cache={cache!r}: a block-causal model has an exact cache: expected 'exact' or 'off'"
+        )
 
 
 def build_context(

@@ -28,6 +28,23 @@ from core.trajectory import NEVER, tokens_to_first_eos
 LAG = 2  # enough queued work that an accelerator is never idle
 
 
+def check_blocks(canvas_length: int, block_length: int, steps: int) -> None:
+    """Raise a ValueError unless the blocks divide the canvas, and the steps divide into the blocks."""
+    if block_length < 1 or canvas_length % block_length:
+        raise ValueError(f"generation.block_length={block_length} must divide the canvas of {canvas_length} tokens")
+    blocks = canvas_length // block_length
+    if steps % blocks:
+        raise ValueError(f"generation.steps={steps} must be a multiple of the number of blocks, {blocks}")
+
+
+def check_blocks_of_model(block_length: int, denoiser: Denoiser) -> None:
+    """Raise a ValueError unless the model, if it is block-causal, has blocks of this length."""
+    if denoiser.block_length not in (None, block_length):
+        raise ValueError(
+            f"generation.block_length={block_length}: expected {denoiser.block_length}, that of the block-causal model"
+        )
+
+
 @runtime_checkable
 class Settings(Protocol):
     """What a canvas and the samplers read of their `DiffusionGenerator`."""

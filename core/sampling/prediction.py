@@ -15,6 +15,12 @@ from torch import Tensor
 PIECE = 256  # tokens whose weights are summed before the search; about the square root of real vocabularies
 
 
+def check_temperature(temperature: float) -> None:
+    """Raise a ValueError for a temperature below 0."""
+    if temperature < 0:
+        raise ValueError(f"generation.temperature={temperature} must be at least 0 (0 is greedy)")
+
+
 def invert(weights: Float[Tensor, "D V"], u: Float[Tensor, " R"], of: Int[Tensor, " R"]) -> Int[Tensor, " R"]:
     """Draw from unnormalised distributions by inversion.
 

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from core.masking_strategy import MaskingStrategy
+from core.names import look_up
 from core.sampling.canvas import Canvas, CanvasStep, Transition
 from core.sampling.noise import POSITION, RENOISE
 
@@ -138,3 +140,34 @@ SAMPLERS: dict[str, Sampler] = {
     "confidence": Sampler(confidence, timed=False, adaptive=True),
     "entropy_bound": Sampler(entropy_bound, timed=False, adaptive=True),
 }
+
+
+def sampler_named(name: str) -> Sampler:
+    """A step rule of `SAMPLERS`.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    return look_up("generation.sampler", name, SAMPLERS)
+
+
+def check_solves(sampler: str, solver: str) -> None:
+    """Raise a ValueError for a solver that the sampler would not ask."""
+    if solver != "euler" and not SAMPLERS[sampler].solves:
+        raise ValueError(f"generation.solver={solver!r} needs generation.sampler='ancestral', got {sampler!r}")
+
+
+def check_timed(sampler: str, masking: MaskingStrategy) -> None:
+    """Raise a ValueError for a sampler that masks by timestep where the masking knows none."""
+    if masking.schedule is None and SAMPLERS[sampler].timed:
+        raise ValueError(
+            f"generation.sampler={sampler!r} masks by timestep: it needs masking.strategy_type='diffusion'"
+        )
+
+
+def check_certainty(threshold: float, entropy_bound: float) -> None:
+    """Raise a ValueError unless the limits of the adaptive samplers are a probability and an entropy in nats."""
+    if not 0 < threshold <= 1:
+        raise ValueError(f"generation.threshold={threshold}: expected a probability above 0, at most 1")
+    if not entropy_bound >= 0:
+        raise ValueError(f"generation.entropy_bound={entropy_bound}: expected at least 0 nats")

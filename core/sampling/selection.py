@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from core.names import look_up
 from core.sampling.prediction import Prediction
 
 Chance = Callable[[], Tensor]  # one uniform number a position, (R,), for rules that ask
@@ -62,3 +63,12 @@ SELECTIONS: dict[str, Selection] = {
     "margin": Selection(margin, exact=True),
     "random": Selection(random, exact=True),
 }
+
+
+def selection_named(name: str) -> Selection:
+    """A rule of `SELECTIONS`.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    return look_up("generation.selection", name, SELECTIONS)

@@ -27,6 +27,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from core.names import look_up
+
 RK4_GROUPS = 4
 
 
@@ -156,3 +158,12 @@ SOLVERS: dict[str, Solver] = {
     "unipc": Solver(unipc, exact=False),
     "rk4": Solver(rk4, exact=True),
 }
+
+
+def solver_named(name: str) -> Solver:
+    """A reverse step of `SOLVERS`.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    return look_up("generation.solver", name, SOLVERS)

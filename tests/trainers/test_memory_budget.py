@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from core.likelihoods.estimators import ESTIMATORS
-from core.scoring.likelihood import Draws
+from core.likelihoods import ESTIMATORS
+from core.scoring import Draws
 from trainers.benchmarking.memory import peak_memory
 from trainers.memory_budget import GIB, StepMemory, choose_states, most_within
 from trainers.settings.diffusion import DiffusionArguments

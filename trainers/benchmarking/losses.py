@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from core.nelbo import TrajectoryNELBOLoss
-from core.scoring.likelihood import Draws, LikelihoodEstimate
+from core.scoring import Draws, LikelihoodEstimate
 from trainers.benchmarking.memory import peak_memory
 from trainers.benchmarking.roofline import seconds
 from trainers.benchmarking.tables import Spread, mebibytes

@@ -15,7 +15,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from core.nelbo import TrajectoryNELBOLoss
-from core.scoring.likelihood import Draws
+from core.scoring import Draws
 from trainers.benchmarking.counters import watch
 from trainers.benchmarking.losses import Text, draw_share
 from trainers.benchmarking.memory import peak_memory

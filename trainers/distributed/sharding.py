@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from trl.models import unwrap_model_for_generation
 
-from core.scoring.share import Share
+from core.scoring import Share
 from trainers.models.policy import Policy
 from trainers.settings.options import ConfigError, require
 

@@ -27,7 +27,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import FusedCausalLMOutput, use_adapter
 
 from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
-from core.scoring.likelihood import Draws
+from core.scoring import Draws
 from trainers.collating import IGNORED, CanvasCollator
 from trainers.distributed.randomness import generator_at
 from trainers.distributed.sharding import ShardedTrainer

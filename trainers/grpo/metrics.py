@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.scheduled_sampling import ScheduledSampling
-from core.scoring.likelihood import Likelihood, LikelihoodEstimate, total_weight
+from core.scoring import Likelihood, LikelihoodEstimate, total_weight
 from core.trajectory import Trajectory
 from trainers.exposure import bounds_apart, log_follows
 from trainers.grpo.diagnostics import (

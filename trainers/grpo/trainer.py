@@ -2,7 +2,7 @@
 
 TRL keeps advantages, clipping, KL, token and sequence ratios, metrics and logging. What changes is where completions
 come from (`_generate_single_turn`: the denoising loop) and what their log-probabilities are
-(`_get_per_token_logps_and_entropies`: those of the likelihood in use, `core.likelihoods.estimators`). All randomness
+(`_get_per_token_logps_and_entropies`: those of the likelihood in use, `core.likelihoods`). All randomness
 of the likelihood is drawn once per batch and iteration, right after the rollout; it travels in the inputs dictionary
 with the batch dimension first, so TRL's own shuffle and split keep it aligned, and old, reference and current policy
 are scored
@@ -27,7 +27,7 @@ from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_n
 from core.denoisers.denoiser import ModelDenoiser
 from core.sampling.noise import draw_keys
 from core.scheduled_sampling import RollOut
-from core.scoring.likelihood import Draws, LikelihoodEstimate, both_signs, by_sign
+from core.scoring import Draws, LikelihoodEstimate, both_signs, by_sign
 from core.trajectory import Trajectory
 from trainers.distributed.randomness import generator_at
 from trainers.distributed.sharding import PARTS, ShardedTrainer

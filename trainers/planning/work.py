@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core.denoisers.cached_denoiser import CachedDenoiser, KeyValues
 from core.masking_strategy import sync_masking_with_nelbo
-from core.scoring.likelihood import Draws, Likelihood
+from core.scoring import Draws, Likelihood
 from core.trajectory import Trajectory
 from trainers.benchmarking.counters import Calls, Pass
 from trainers.settings.diffusion import DiffusionArguments
@@ -187,7 +187,7 @@ def _score(
     draws = likelihood.draw(masking, rows, canvas, lengths.prompt, noise, trajectory=trajectory)
     fed = lengths.prompt + canvas
     if block_length is not None:
-        fed += canvas - block_length  # beside the clean text, see core.scoring.likelihood
+        fed += canvas - block_length  # beside the clean text, see core.scoring.states
     states = draws.hidden.size(0) * draws.hidden.size(1)
     group = min(args.states_per_forward or states, states)
     predicted = _per_state(likelihood, draws)

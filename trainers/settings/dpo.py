@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trl import DPOConfig
 
-from core.likelihoods.estimators import ESTIMATORS
+from core.likelihoods import ESTIMATORS
 from core.nelbo import SOURCES
 from trainers.settings.diffusion import DiffusionArguments, settle_device
 from trainers.settings.options import ConfigError, only_with, option, require

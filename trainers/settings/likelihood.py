@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-from core.likelihoods.estimators import ESTIMATORS
-from core.nelbo import COUPLINGS, REPLAYS, SOURCES
-from core.scoring.likelihood import RATIOS
+from core.likelihoods import ESTIMATORS
+from core.nelbo import SOURCES
+from core.scoring import COUPLINGS, RATIOS, REPLAYS
 from trainers.settings.options import ConfigError, only_with, option, require
 
 # options of section loss that some estimators take: name -> argument of their constructors
@@ -91,7 +91,7 @@ class LikelihoodArguments(ScoringArguments):
         None,
         "What goes into importance ratio and KL: normalised (a weighted mean of log-probs; the weights multiply the "
         "loss), weighted (a weighted sum, as most papers write it), plain (an unweighted mean), none (no ratio: "
-        "A log p, also in later iterations). Unset: none for spg, else normalised. See core/scoring/likelihood.py.",
+        "A log p, also in later iterations). Unset: none for spg, else normalised. See core/scoring/ratios.py.",
         known=RATIOS,
     )
     shrinkage: int | None = option(

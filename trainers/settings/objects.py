@@ -7,7 +7,7 @@ from core.denoisers.denoiser import EmbeddingDenoiser
 from core.flow.flow_matching import FlowGenerator
 from core.flow.reflexflow import ReflexFlow
 from core.generator import DiffusionGenerator
-from core.likelihoods.estimators import ESTIMATORS
+from core.likelihoods import ESTIMATORS
 from core.masking_strategy import (
     MASKING_STRATEGIES,
     DiffusionMaskingStrategy,
@@ -16,7 +16,7 @@ from core.masking_strategy import (
 )
 from core.nelbo import TrajectoryNELBOLoss
 from core.scheduled_sampling import ScheduledSampling
-from core.scoring.likelihood import Likelihood
+from core.scoring import Likelihood
 from trainers.settings.diffusion import DiffusionArguments
 
 

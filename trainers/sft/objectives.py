@@ -19,8 +19,7 @@ from core.flow.reflexflow import masked_anti_drift, masked_frequency_compensatio
 from core.masking_strategy import MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
 from core.scheduled_sampling import RollOut, ScheduledSampling
-from core.scoring.likelihood import Draws, LikelihoodEstimate, predict_states
-from core.scoring.share import Share
+from core.scoring import Draws, LikelihoodEstimate, Share, predict_states
 from trainers.distributed.randomness import generator_at
 from trainers.exposure import SCHEDULED, bounds_apart, rollout_metrics
 from trainers.models.caching import RULES

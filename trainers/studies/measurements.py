@@ -24,7 +24,7 @@ from core.masking_strategy import MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
 from core.sampling.solvers import SOLVERS
 from core.scheduled_sampling import RollOut, ScheduledSampling, source_of
-from core.scoring.likelihood import Draws
+from core.scoring import Draws
 from trainers.collating import IGNORED, CanvasCollator
 from trainers.distributed.randomness import generator_at
 from trainers.evaluating.evaluation import Evaluator

@@ -8,7 +8,7 @@ from toys import MASK, PROMPT, TableDenoiser, assert_mean, prompts, rng, synced
 
 from core.denoisers.denoiser import tempered_logps
 from core.oracles.exact import conditional_logps, exact_nelbo
-from core.scoring.likelihood import Draws, LikelihoodEstimate
+from core.scoring import Draws, LikelihoodEstimate
 from core.trajectory import NEVER, Trajectory
 
 LENGTH, BLOCK = 6, 3

@@ -9,8 +9,8 @@ from torch import Tensor
 from toys import MASK, VOCABULARY, TinyModel, prompts
 
 from core.denoisers.denoiser import ModelDenoiser
-from core.likelihoods.estimators import ESTIMATORS
-from core.scoring.likelihood import LikelihoodEstimate
+from core.likelihoods import ESTIMATORS
+from core.scoring import LikelihoodEstimate
 
 ROWS = 3
 DRAWS = {"coupled": 5, "one_step": 2}  # of the others 4

@@ -5,7 +5,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, debug_launcher
 from accelerate.state import AcceleratorState, GradientState
 
-from core.likelihoods.estimators import ESTIMATORS
+from core.likelihoods import ESTIMATORS
 from core.masking_strategy import DiffusionMaskingStrategy
 from trainers.distributed.randomness import generator_at
 

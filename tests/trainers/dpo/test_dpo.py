@@ -10,10 +10,10 @@ from processes import train_and_save
 from resumes import SAVING, assert_resumes_bit_by_bit
 from torch.nn import functional
 
-from core.likelihoods.estimators import ESTIMATORS
+from core.likelihoods import ESTIMATORS
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.oracles.exact import any_order_average, conditional_logps, exact_log_likelihood, exact_nelbo, subsets
-from core.scoring.likelihood import Likelihood
+from core.scoring import Likelihood
 from trainers.distributed.randomness import generator_at
 from trainers.dpo.trainer import DiffusionDPOTrainer, PairCollator
 from trainers.models.policy import Policy

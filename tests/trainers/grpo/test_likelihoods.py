@@ -11,9 +11,11 @@ from trl import GRPOTrainer
 from watching import LORA, REUSED, loss_and_gradient, nudge, rollout_of, share_of_sevens, take
 
 from core.denoisers.denoiser import ModelDenoiser, tempered_logps
-from core.likelihoods.estimators import ESTIMATORS, MergedReplay, upper_bound
+from core.likelihoods import ESTIMATORS, MergedReplay
+from core.likelihoods.sandwich import upper_bound
 from core.masking_strategy import FullMaskingStrategy
-from core.scoring.likelihood import Draws, predict_states, scatter, targets, total_weight
+from core.scoring import Draws, predict_states, total_weight
+from core.scoring.states import scatter, targets
 from core.trajectory import Trajectory
 from trainers.grpo.diagnostics import GRADIENT_SIGNAL, LIKELIHOOD_GAP, RATIO_ESS, ROLLOUT_MISMATCH
 

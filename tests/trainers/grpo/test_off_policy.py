@@ -7,7 +7,7 @@ import torch
 from trl import GRPOTrainer
 from watching import rollout_of
 
-from core.scoring.likelihood import Draws
+from core.scoring import Draws
 from trainers.grpo.metrics import COMMITS
 from trainers.grpo.off_policy import CACHE_KL, CACHE_TRUNCATED, rollout_divergence, truncated_weights
 from trainers.grpo.trainer import DRAWS

@@ -17,7 +17,7 @@ from core.alpha_schedule import AlphaSchedule
 from core.generator import DiffusionGenerator
 from core.masking_strategy import FullMaskingStrategy
 from core.sampling.noise import draw_keys
-from core.scoring.likelihood import Draws
+from core.scoring import Draws
 from trainers.grpo.trainer import DRAWS
 from trainers.models.adapters import CONFIG, WEIGHTS, lora_config, match_reference
 from trainers.models.loading import load_policy

@@ -11,7 +11,7 @@ from core.denoisers.attention import bidirectional, block_causal
 from core.generator import DiffusionGenerator
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
-from core.scoring.likelihood import Draws, predict_states
+from core.scoring import Draws, predict_states
 from trainers.models.caching import RULES, CachedModelDenoiser
 from trainers.models.loading import load_policy
 from trainers.models.policy import Policy, vocabulary_head

@@ -13,7 +13,7 @@ from zoo import standins
 from zoo.standins import STAND_INS
 
 from core.masking_strategy import sync_masking_with_nelbo
-from core.scoring.likelihood import Likelihood
+from core.scoring import Likelihood
 from core.trajectory import Trajectory
 from trainers.benchmarking.counters import watch
 from trainers.benchmarking.roofline import Costs, Peaks

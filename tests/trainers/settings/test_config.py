@@ -13,7 +13,7 @@ from paths import CONFIGS
 from trl import GRPOConfig, SFTConfig
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule
-from core.likelihoods.estimators import ESTIMATORS
+from core.likelihoods import ESTIMATORS
 from core.sampling.samplers import SAMPLERS
 from core.sampling.solvers import SOLVERS
 from core.scheduled_sampling import STRATEGIES, ScheduledSampling

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.generator import DiffusionGenerator
-from core.likelihoods.estimators import ESTIMATORS
+from core.likelihoods import ESTIMATORS
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
 from trainers.settings.options import ConfigError
