@@ -19,7 +19,7 @@ from datasets import Dataset
 from torch import Tensor
 from trl.data_utils import common_prefix_length
 
-from core.flow.flow_matching import ODE_SOLVERS
+from core.flow import ODE_SOLVERS
 from core.generator import DiffusionGenerator
 from core.masking_strategy import MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss

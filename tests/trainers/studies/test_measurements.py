@@ -9,7 +9,7 @@ import torch
 from paths import SCRIPTS
 
 from core.alpha_schedule import SCHEDULES
-from core.flow.flow_matching import ODE_SOLVERS
+from core.flow import ODE_SOLVERS
 from core.generator import DiffusionGenerator
 from core.sampling.solvers import SOLVERS
 from trainers.distributed.randomness import generator_at
