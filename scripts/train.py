@@ -24,7 +24,8 @@ from trainers.evaluating.evaluation import Evaluation, summarise
 from trainers.evaluating.together import evaluate_together
 from trainers.experiment import build_evaluator, build_trainer, load_experiment_policy, load_task
 from trainers.reporting.console import closing_progress, main_or_one_line, use_line_progress
-from trainers.reporting.report import metrics_table, write_report
+from trainers.reporting.report import write_report
+from trainers.reporting.terminal_table import metrics_table
 from trainers.saving.checkpoints import checkpoint_to_resume
 from trainers.saving.environment import environment
 from trainers.settings.launching import check_launch

@@ -25,7 +25,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from trainers.evaluating.statistics import Interval, clustered_mean, paired_difference
-from trainers.reporting.report import ABSENT, BLUE, ORANGE, REWARD_COLOURS, label_axes, save_figure
+from trainers.reporting.figures import BLUE, ORANGE, REWARD_COLOURS, label_axes, save_figure
+from trainers.reporting.markdown import ABSENT
 from trainers.saving.files import replace_file
 from trainers.settings.trainer import ConfigError
 from trainers.studies.budgets import BUDGETS, FORWARDS, SECONDS
