@@ -42,7 +42,7 @@ from trainers.models.tiny import build_tokenizer
 from trainers.reporting.console import OptionParser, main_or_one_line
 from trainers.saving.environment import environment
 from trainers.settings.options import ConfigError
-from trainers.studies.measurements import at_least
+from trainers.studies.measurements.options import at_least
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 whole = partial(at_least, 1)

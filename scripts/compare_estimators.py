@@ -23,10 +23,12 @@ from core.sampling.selection import SELECTIONS
 from trainers.reporting.console import OptionParser, main_or_one_line
 from trainers.saving.environment import environment
 from trainers.settings.options import ConfigError
-from trainers.studies.comparison import Comparison, compare_gradients, reinforce_row, variants
-from trainers.studies.comparison_report import NOTES, tables, write
-from trainers.studies.enumerable import LONGEST, MASK, AnswerDenoiser, build_model, choose_problems, fit
-from trainers.studies.measurements import at_least
+from trainers.studies.estimators.comparison import Comparison
+from trainers.studies.estimators.enumerable import LONGEST, MASK, AnswerDenoiser, build_model, choose_problems, fit
+from trainers.studies.estimators.gradients import compare_gradients, reinforce_row
+from trainers.studies.estimators.report import NOTES, tables, write
+from trainers.studies.estimators.variants import variants
+from trainers.studies.measurements.options import at_least
 
 LONGEST_WITH_GRADIENT = 4  # 11^4 canvases; one token more takes 12 times the memory
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from trainers.reporting.console import OptionParser, main_or_one_line
 from trainers.settings.options import ConfigError
 from trainers.settings.parser import parse
-from trainers.studies.measurements import at_least
+from trainers.studies.measurements.options import at_least
 
 TRAIN = Path(__file__).parent / "train.py"
 

@@ -28,7 +28,7 @@ from trainers.experiment import build_evaluator, load_experiment_policy, load_ta
 from trainers.reporting.console import OptionParser, main_or_one_line
 from trainers.saving.environment import VERSIONS, environment
 from trainers.settings.trainer import ConfigError
-from trainers.studies.measurements import at_least
+from trainers.studies.measurements.options import at_least
 
 
 def main(argv: list[str]) -> None:

@@ -21,7 +21,7 @@ from trainers.saving.environment import environment
 from trainers.saving.files import replace_file
 from trainers.settings.parser import parse
 from trainers.settings.trainer import ConfigError
-from trainers.studies.measurements import at_least
+from trainers.studies.measurements.options import at_least
 
 
 def options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

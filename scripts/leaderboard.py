@@ -13,8 +13,11 @@ from rich.console import Console
 
 from trainers.reporting.console import OptionParser, main_or_one_line
 from trainers.settings.trainer import ConfigError
-from trainers.studies.leaderboard import finished, nearest, read_leaderboard, run_board
-from trainers.studies.leaderboard_report import notes, rows, tables, write_results
+from trainers.studies.leaderboard.board import nearest, read_leaderboard
+from trainers.studies.leaderboard.cells import finished
+from trainers.studies.leaderboard.report import notes, tables, write_results
+from trainers.studies.leaderboard.rows import rows
+from trainers.studies.leaderboard.running import run_board
 
 
 def main(argv: list[str]) -> None:

@@ -17,7 +17,11 @@ from trainers.experiment import load_experiment_policy, load_task
 from trainers.reporting.console import OptionParser, main_or_one_line
 from trainers.saving.environment import environment
 from trainers.settings.parser import parse
-from trainers.studies.measurements import FULL, Bench, Measurement, at_least, steps_option
+from trainers.studies.measurements.bench import Bench
+from trainers.studies.measurements.decoding import measure_solvers, measure_steps, step_counts
+from trainers.studies.measurements.exposure import measure_exposure
+from trainers.studies.measurements.options import FULL, at_least, steps_option
+from trainers.studies.measurements.rows import Measurement
 
 TABLES = ("exposure", "steps", "solvers")
 
@@ -34,11 +38,11 @@ def main(argv: list[str]) -> None:
     task, splits = load_task(config.task)
     policy, problems = load_experiment_policy(config, splits["train"]), splits[options.split]
     bench = Bench(config.training, policy, task, problems, config.training.seed, options.repeats)
-    counts = bench.counts(options.steps)
+    counts = step_counts(bench, options.steps)
     measure = {
-        "exposure": lambda: bench.exposure(options.offsets),
-        "steps": lambda: bench.steps(counts),
-        "solvers": lambda: bench.solvers(counts),
+        "exposure": lambda: measure_exposure(bench, options.offsets),
+        "steps": lambda: measure_steps(bench, counts),
+        "solvers": lambda: measure_solvers(bench, counts),
     }
 
     console, tables = Console(), {}

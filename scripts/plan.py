@@ -29,7 +29,7 @@ from trainers.planning.report import assumptions, describe, launch_line, memory_
 from trainers.planning.settings import find_lengths, read_config, whole_evaluations
 from trainers.reporting.console import OptionParser, main_or_one_line
 from trainers.settings.options import ConfigError
-from trainers.studies.measurements import at_least
+from trainers.studies.measurements.options import at_least
 
 USAGE = "plan.py MODEL GPUS BUDGET [CONFIG.yaml] [options] [--section.key VALUE ...]"
 whole = partial(at_least, 1)
