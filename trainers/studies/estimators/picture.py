@@ -5,10 +5,11 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from trainers.reporting.figures import BLUE, GREEN, ORANGE, PURPLE, RED, SKY
 from trainers.studies.estimators.rows import REINFORCE, Row, has_gradients
 
-# Okabe & Ito's palette; markers too, so that estimators beyond its eight colours differ
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+# markers too, so that estimators beyond the eight colours differ
+COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, "#000000", "#999999")
 MARKERS = "osD^vPX*<>"
 ROUNDING = 1e-4  # nats that float32 may be off
 
