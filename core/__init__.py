@@ -2,8 +2,7 @@
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule, assert_schedules_consistent, sync_masking_with_nelbo
 from core.denoisers.denoiser import Denoiser, EmbeddingDenoiser, ModelDenoiser
-from core.flow.flow_matching import ODE_SOLVERS, FlowDraws, FlowEstimate, FlowGenerator, FlowMatchingLoss
-from core.flow.reflexflow import ReflexFlow
+from core.flow import ODE_SOLVERS, FlowDraws, FlowEstimate, FlowGenerator, FlowMatchingLoss, ReflexFlow
 from core.generator import DiffusionGenerator
 from core.likelihoods import ESTIMATORS
 from core.masking_strategy import DiffusionMaskingStrategy

@@ -58,9 +58,11 @@ def main(argv: list[str]) -> None:
 
     from core import DiffusionGenerator, DiffusionMaskingStrategy
     from trainers.saving.environment import environment
-    from trainers.studies.comparison import Comparison, compare_gradients, reinforce_row, variants
-    from trainers.studies.comparison_report import NOTES, tables, write
-    from trainers.studies.enumerable import LONGEST, MASK, AnswerDenoiser, build_model, choose_problems, fit
+    from trainers.studies.estimators.comparison import Comparison
+    from trainers.studies.estimators.enumerable import LONGEST, MASK, AnswerDenoiser, build_model, choose_problems, fit
+    from trainers.studies.estimators.gradients import compare_gradients, reinforce_row
+    from trainers.studies.estimators.report import NOTES, tables, write
+    from trainers.studies.estimators.variants import variants
 
     if chosen.length > LONGEST:
         raise ConfigError(f"--length {chosen.length}: expected at most {LONGEST}, states grow as 2^length")

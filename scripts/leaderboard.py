@@ -26,8 +26,11 @@ def main(argv: list[str]) -> None:
     load_yaml(options.board)
 
     # only now: these take seconds to import, which a typo does not wait for
-    from trainers.studies.leaderboard import finished, nearest, read_leaderboard, run_board
-    from trainers.studies.leaderboard_report import notes, rows, tables, write_results
+    from trainers.studies.leaderboard.board import nearest, read_leaderboard
+    from trainers.studies.leaderboard.cells import finished
+    from trainers.studies.leaderboard.report import notes, tables, write_results
+    from trainers.studies.leaderboard.rows import rows
+    from trainers.studies.leaderboard.running import run_board
 
     board = read_leaderboard(options.board)
     names, seeds = options.only or board.names, options.seeds or board.seeds

@@ -16,10 +16,10 @@ from rich.table import Table
 
 from trainers.commands import OptionParser, at_least, main_or_one_line
 from trainers.settings.parser import read
-from trainers.studies.steps import FULL, steps_option
+from trainers.studies.measurements.steps import FULL, steps_option
 
 if TYPE_CHECKING:
-    from trainers.studies.measurements import Measurement
+    from trainers.studies.measurements.rows import Measurement
 
 TABLES = ("exposure", "steps", "solvers")
 
@@ -37,17 +37,19 @@ def main(argv: list[str]) -> None:
     from trainers.experiment import load_experiment_policy, load_task
     from trainers.saving.environment import environment
     from trainers.settings.config import build
-    from trainers.studies.measurements import Bench
+    from trainers.studies.measurements.bench import Bench
+    from trainers.studies.measurements.decoding import measure_solvers, measure_steps, step_counts
+    from trainers.studies.measurements.exposure import measure_exposure
 
     config = build(request)
     task, splits = load_task(config.task)
     policy, problems = load_experiment_policy(config, splits["train"]), splits[options.split]
     bench = Bench(config.training, policy, task, problems, config.training.seed, options.repeats)
-    counts = bench.counts(options.steps)
+    counts = step_counts(bench, options.steps)
     measure = {
-        "exposure": lambda: bench.exposure(options.offsets),
-        "steps": lambda: bench.steps(counts),
-        "solvers": lambda: bench.solvers(counts),
+        "exposure": lambda: measure_exposure(bench, options.offsets),
+        "steps": lambda: measure_steps(bench, counts),
+        "solvers": lambda: measure_solvers(bench, counts),
     }
 
     console, tables = Console(), {}

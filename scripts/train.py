@@ -35,7 +35,8 @@ def main(argv: list[str]) -> None:
     from trainers.experiment import build_evaluator, build_trainer, load_experiment_policy, load_task
     from trainers.reporting.console import closing_progress, use_line_progress
     from trainers.reporting.held_out import held_out_line, held_out_tables, sample_rows
-    from trainers.reporting.report import metrics_table, write_report
+    from trainers.reporting.report import write_report
+    from trainers.reporting.terminal_table import metrics_table
     from trainers.saving.checkpoints import checkpoint_to_resume
     from trainers.saving.environment import environment
     from trainers.settings.config import build

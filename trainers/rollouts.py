@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl.trainer.utils import pad
 
-from core.flow.flow_matching import FlowGenerator
+from core.flow import FlowGenerator
 from core.generator import DiffusionGenerator
 from core.scoring import Share
 from core.trajectory import Trajectory

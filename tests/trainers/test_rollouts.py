@@ -4,7 +4,7 @@ import pytest
 import torch
 from watching import rollout_of
 
-from core.flow.flow_matching import FlowGenerator
+from core.flow import FlowGenerator
 from core.sampling.noise import draw_keys
 from trainers.evaluating.evaluation import Evaluator
 from trainers.rollouts import compiled_body, roll_out

@@ -4,8 +4,7 @@ from inspect import signature
 
 from core.alpha_schedule import AlphaSchedule
 from core.denoisers.denoiser import EmbeddingDenoiser
-from core.flow.flow_matching import FlowGenerator
-from core.flow.reflexflow import ReflexFlow
+from core.flow import FlowGenerator, ReflexFlow
 from core.generator import DiffusionGenerator
 from core.likelihoods import ESTIMATORS
 from core.masking_strategy import (

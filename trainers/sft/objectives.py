@@ -14,7 +14,7 @@ from torch import Tensor
 from core.denoisers.annealed_denoiser import AnnealedDenoiser
 from core.denoisers.attention import annealed
 from core.denoisers.denoiser import Denoiser, EmbeddingDenoiser, tempered_logps
-from core.flow.flow_matching import FlowDraws, FlowEstimate, FlowMatchingLoss
+from core.flow import FlowDraws, FlowEstimate, FlowMatchingLoss
 from core.flow.reflexflow import masked_anti_drift, masked_frequency_compensation, visible_anti_drift
 from core.masking_strategy import MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss

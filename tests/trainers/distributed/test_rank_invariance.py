@@ -3,7 +3,7 @@
 import pytest
 from processes import PLAIN, agree, train_and_save
 
-from core.flow.flow_matching import gaussian
+from core.flow.path import gaussian
 from trainers.distributed.randomness import generator_at
 from trainers.rollouts import balanced
 

@@ -20,7 +20,7 @@ from trainers.models.policy import Policy
 from trainers.reporting.report import write_report
 from trainers.settings.dpo import NOT_FOR_PAIRS, DiffusionDPOConfig
 from trainers.settings.options import ConfigError
-from trainers.studies.enumerable import MASK, AnswerDenoiser, build_model, encode
+from trainers.studies.estimators.enumerable import MASK, AnswerDenoiser, build_model, encode
 
 CANVAS = 4  # short enough to enumerate
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")

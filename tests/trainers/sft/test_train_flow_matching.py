@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig
 from resumes import SAVING, assert_resumes_bit_by_bit
 
-from core.flow.flow_matching import ODE_SOLVERS
+from core.flow import ODE_SOLVERS
 from core.masking_strategy import sync_masking_with_nelbo
 from trainers.evaluating.evaluation import Evaluator, encode_prompts
 from trainers.settings.objects import build_generator, build_loss, build_masking

@@ -1,0 +1,36 @@
+"""The table that ends a run in the terminal: the last value of every metric, in groups."""
+
+from rich.table import Table
+
+from trainers.reporting.history import Log, is_number, training_rows
+from trainers.reporting.markdown import number
+
+# group of the terminal's table -> beginnings of its keys; the first group that fits takes a key
+GROUPS = {
+    "reward": ("reward", "frac_reward", "accuracy/"),
+    "bound": ("nelbo", "cross_entropy"),
+    "scheduled sampling": ("scheduled_sampling/",),
+    "ratio": ("kl", "ratio", "clip_ratio", "sampling/", "entropy"),
+    "rollout": ("rollout/", "completions/"),
+    "time": ("step_time", "time/", "loss/"),
+    "optimiser": ("loss", "grad_norm", "learning_rate"),
+}
+
+
+def metrics_table(log_history: Log) -> Table:
+    """The last logged value of every metric, grouped, for the terminal."""
+    last = {key: (value, row) for row in training_rows(log_history) for key, value in row.items() if is_number(value)}
+    table = Table(title="last logged values")
+    for column in ("group", "metric", "value", "step"):
+        table.add_column(column, justify="right" if column in ("value", "step") else "left")
+    grouped: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for key in last:
+        group = next((group for group, starts in GROUPS.items() if key.startswith(starts)), None)
+        if group:
+            grouped[group].append(key)
+    for group, keys in grouped.items():
+        for index, key in enumerate(keys):
+            value, row = last[key]
+            table.add_row("" if index else group, key, number(value), number(row.get("step")))
+        table.add_section()
+    return table
