@@ -14,7 +14,7 @@ from torch import Tensor
 from core.generator import DiffusionGenerator
 from core.masking_strategy import MaskingStrategy
 from core.oracles.sampler_law import all_completions, expected_reward, log_likelihoods, state_table
-from core.scoring.likelihood import Likelihood, LikelihoodEstimate, both_signs, by_sign
+from core.scoring import Likelihood, LikelihoodEstimate, both_signs, by_sign
 from core.trajectory import Trajectory
 from trainers.distributed.randomness import generator_at
 from trainers.evaluating.statistics import Z95

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.generator import DiffusionGenerator
-from core.likelihoods.estimators import ESTIMATORS
-from core.scoring.likelihood import Likelihood
+from core.likelihoods import ESTIMATORS
+from core.scoring import Likelihood
 from trainers.settings.options import ConfigError
 
 # Options that make another estimator of the same name; the others have none here.

@@ -13,7 +13,7 @@ from trl.data_utils import common_prefix_length
 from core.masking_strategy import MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
 from core.scheduled_sampling import RollOut, ScheduledSampling, source_of
-from core.scoring.likelihood import Draws
+from core.scoring import Draws
 from trainers.collating import IGNORED, CanvasCollator
 from trainers.distributed.randomness import generator_at
 from trainers.evaluating.statistics import Interval, paired_difference

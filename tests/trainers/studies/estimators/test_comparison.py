@@ -6,7 +6,7 @@ import pytest
 import torch
 from comparing import STEPS, Bench
 
-from core.likelihoods.estimators import ESTIMATORS
+from core.likelihoods import ESTIMATORS
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
 from trainers.studies.estimators.comparison import surrogate

@@ -3,7 +3,7 @@
 import pytest
 from comparing import LENGTH
 
-from core.likelihoods.estimators import ESTIMATORS
+from core.likelihoods import ESTIMATORS
 from trainers.settings.options import ConfigError
 from trainers.studies.estimators.variants import SETTINGS, variants
 
