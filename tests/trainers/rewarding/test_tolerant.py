@@ -13,7 +13,7 @@ from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
 from trainers.rewarding.log import Failures, RewardLog, read_rewards
 from trainers.rewarding.tolerant import STALLED, neutral
 from trainers.settings.trainer import ConfigError
-from trainers.tasks.numbers import Verdict
+from trainers.tasks.verdicts import Verdict
 
 NAN = math.nan
 FAILS = math.inf  # in the tables below: the reward fails here; NaN: it says None

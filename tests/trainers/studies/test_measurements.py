@@ -18,7 +18,7 @@ from trainers.evaluating.statistics import clustered_mean, paired_difference
 from trainers.settings.objects import build_synced
 from trainers.settings.trainer import ConfigError, DiffusionSFTConfig
 from trainers.studies.measurements import FULL, Bench, sampling_arguments
-from trainers.tasks import gsm8k
+from trainers.tasks.verdicts import Verdict
 
 CANVAS, STEPS, DRAWS = 16, 5, 3
 SCRIPT = SCRIPTS / "measure_sampling.py"
@@ -28,7 +28,7 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
 def verify(completion, answer):
     """Something that random text gets right now and then."""
     ok = len(completion) % 2 == 0
-    return gsm8k.Verdict(strict=ok, lenient=ok)
+    return Verdict(strict=ok, lenient=ok)
 
 
 @pytest.fixture
