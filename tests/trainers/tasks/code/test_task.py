@@ -13,19 +13,20 @@ from transformers import AutoTokenizer
 
 from trainers.models.tiny import TINY_ASSETS
 from trainers.tasks.code import functions, task
-from trainers.tasks.code.functions import CONSTANTS, GRID, SHAPES, Function, behaviour
+from trainers.tasks.code.functions import SHAPES, Function
 from trainers.tasks.code.problems import of_function, to_problem
 from trainers.tasks.code.sandbox import probing
 
 CONFIG = CONFIGS / "trajectory_nelbo_code.yaml"
 SPLITS = ("train", "validation", "test")
-
 MBPP = {
     "text": "Write a function to add two numbers.",
     "code": "def add(x, y):\r\n  return x + y",
     "test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0", "assert add(-1, 5) == 4"],
     "test_setup_code": "",
 }
+
+
 HUMANEVAL = {
     "prompt": 'import math\n\ndef double(x: int) -> int:\n    """Twice x."""\n    return x + x\n\n\n'
     'def quadruple(x: int) -> int:\n    """Four times x."""\n',
@@ -86,14 +87,6 @@ def test_every_shape_passes_its_own_tests_and_fails_when_it_is_changed(judged):
     changed = [f"{completion} + 1" if " if " not in completion else " b" for completion in completions]
     assert all(share < 1 for share in task.tests_reward([f" ({c.strip()}) + 1" for c in completions], answers))
     assert task.correctness(changed, answers) == [0.0] * len(problems)
-
-
-def test_the_words_and_the_python_of_every_shape_agree_with_its_values():
-    for shape in SHAPES:
-        for c, d in ((2, 3), (20, 19), (7, 7)):
-            compiled = eval(f"lambda a, b: {shape.code.format(c=c, d=d)}")  # text of the task, not of a model
-            assert all(compiled(a, b) == shape.value(a, b, c, d) for a, b in GRID)
-            assert ("{c}" in shape.code, "{d}" in shape.code) == ("{c}" in shape.words, "{d}" in shape.words)
 
 
 def test_shares_of_tests_give_signal(judged):
@@ -232,30 +225,6 @@ def test_generated_splits_share_no_behaviour_and_no_text(judged):
         assert not prompts[one] & prompts[other]
         assert not clusters[one] & clusters[other]
     assert len(clusters["test"]) == len(judged["test"]) == 60
-
-
-def test_the_split_of_all_functions_is_by_their_tables():
-    """Over every function there is: equal tables, told apart by nothing but their wording, are in one split."""
-    tables: dict[tuple[int, ...], set[str]] = {}
-    for shape in range(len(SHAPES)):
-        for c in CONSTANTS[::3]:
-            for d in CONSTANTS[::3]:
-                function = Function(shape, c, d)
-                table = tuple(function(a, b) for a, b in GRID)
-                tables.setdefault(table, set()).add(functions.split_of(function))
-    assert all(len(splits) == 1 for splits in tables.values())
-    assert len({behaviour(Function(0, c, 2)) for c in CONSTANTS}) == len(CONSTANTS)
-    assert behaviour(Function(0, 7, 2)) == behaviour(Function(0, 7, 3))  # the sum has no second constant
-
-
-def test_examples_are_no_tests_and_no_constant_passes_all():
-    for shape in range(len(SHAPES)):
-        for c in (2, 11, 20):
-            function = Function(shape, c, 9)
-            pairs = function.pairs()
-            assert len(set(pairs)) == functions.EXAMPLES + functions.TESTS
-            assert len({function(a, b) for a, b in pairs[functions.EXAMPLES :]}) > 1
-            assert not any(test.removeprefix("assert ") in function.prompt() for test in function.tests())
 
 
 def test_a_seed_gives_the_same_problems_and_the_size_of_a_split_changes_no_other(judged):

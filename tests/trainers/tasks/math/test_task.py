@@ -6,30 +6,23 @@ What is judged by math-verify is skipped where that is missing: pip install 'tra
 import importlib.util
 import itertools
 import json
-import os
 import re
-import shutil
-import signal
-import threading
 from fractions import Fraction
 from pathlib import Path
 
 import datasets
 import pytest
+from libraries import needs_math_verify
 from transformers import AutoTokenizer
 
 from trainers.models.tiny import TINY_ASSETS
 from trainers.tasks import generating
 from trainers.tasks.math import fractions, task
-from trainers.tasks.math import judge as judging
-from trainers.tasks.math.judge import MEMORY_BYTES, Judge
-from trainers.tasks.math.text import find_boxes, key_of
+from trainers.tasks.math.judge import Judge
+from trainers.tasks.math.text import key_of
 
 SPLITS = ("train", "validation", "test")
 CANVAS = 24  # tokens, of configs/sft_math.yaml
-needs_library = pytest.mark.skipif(
-    importlib.util.find_spec("math_verify") is None, reason="needs the package math-verify (the extra math)"
-)
 
 
 @pytest.fixture
@@ -116,7 +109,7 @@ EQUAL = [  # reference, what a box holds, whether they are equal, and where the 
 ]
 
 
-@needs_library
+@needs_math_verify
 @pytest.mark.parametrize(("answer", "boxed", "equal"), EQUAL)
 def test_equal_answers(answer, boxed, equal):
     assert is_right(rf"\boxed{{{boxed}}}", answer) == (equal, equal)
@@ -151,13 +144,13 @@ FORMS = [  # completion, strict, lenient; the answer is 3
 ]
 
 
-@needs_library
+@needs_math_verify
 @pytest.mark.parametrize(("completion", "strict", "lenient"), FORMS)
 def test_forms(completion, strict, lenient):
     assert is_right(completion, "3") == (strict, lenient)
 
 
-@needs_library
+@needs_math_verify
 @pytest.mark.parametrize(("answer", "form"), [("3", 1.0), ("4", 1.0)])
 def test_rewards_on_plain_and_conversational_completions(answer, form):
     for completions in ([r"\boxed{3}"], [[{"role": "assistant", "content": r"\boxed{3}"}]]):
@@ -169,110 +162,7 @@ def test_rewards_on_plain_and_conversational_completions(answer, form):
 # --- the judge ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def judge():
-    judge = Judge(cpu_seconds=1.0)
-    yield judge
-    judge.close()
-
-
-HOSTILE = [
-    r"9^{9^{9^9}}",
-    r"(10^7)!",
-    "(" * 900 + "1" + ")" * 900,
-    r"\frac{1}{" * 180 + "1" + "}" * 180,
-]
-
-
-@needs_library
-def test_a_hostile_answer_is_wrong_and_the_next_one_is_judged(judge):
-    for text in HOSTILE:
-        assert judge.is_equal(r"\boxed{5}", rf"\boxed{{{text}}}") is False
-        assert judge.is_equal(r"\boxed{5}", r"\boxed{5}") is True
-    assert judge.counts["stopped"] >= 2  # the power and the factorial at least
-    assert judge.counts.total() == len(HOSTILE) + 1  # what was judged is remembered
-
-
-@needs_library
-def test_odd_answers_are_wrong_and_never_an_error(judge):
-    odd = ["\x00", "\ud800", "\\" * 999, "{}" * 900, "1" * 1900, r"\frac{1}{0}", "nan", "\n", '"', "__import__('os')"]
-    assert not any(judge.is_equal(r"\boxed{5}", rf"\boxed{{{text}}}") for text in odd)
-    assert judge._ask('["too few"]') == "TypeError"  # as an error of the library: the worker goes on
-    assert judge.is_equal(r"\boxed{5}", r"\boxed{5}")
-
-
-def test_a_text_that_is_too_long_is_wrong_unread(judge):
-    assert judge.is_equal("5", "5" * 100_000) is False
-    assert judge.counts == {"unread": 1}
-
-
-@needs_library
-def test_a_worker_that_dies_or_hangs_is_replaced():
-    judge = Judge(wall_seconds=0.5)
-    assert judge.is_equal("$1$", "$1$")
-    for number, sent in enumerate((signal.SIGKILL, signal.SIGSTOP), start=1):
-        os.kill(judge._worker.pid, sent)
-        assert judge.is_equal("$2$", f"$2+0\\cdot {number}$") is False
-        assert judge.counts["stopped"] == number
-        judge.wall_seconds = 60.0
-        assert judge.is_equal("$3$", f"$3+0\\cdot {number}$") is True
-        judge.wall_seconds = 0.5
-    judge.close()
-
-
-@needs_library
-def test_a_question_that_a_dead_worker_never_read_goes_with_it():
-    judge = Judge()
-    assert judge.is_equal("$1$", "$1$")
-    judge._worker.kill()
-    judge._worker.wait()  # what is sent to it from here on breaks the pipe, and so does what is left at its end
-    assert judge.is_equal("$2$", "$2+0$") is False
-    assert judge.is_equal("$3$", "$3+0$") is True
-    judge.close()
-
-
-@needs_library
-def test_the_worker_has_the_memory_it_is_allowed(judge):
-    judge.is_equal("$1$", "$1$")
-    limits = Path(f"/proc/{judge._worker.pid}/limits")
-    if not limits.exists():
-        pytest.skip("needs /proc")
-    assert re.search(rf"^Max address space +{MEMORY_BYTES} ", limits.read_text(), re.MULTILINE)
-
-
-@needs_library
-def test_the_worker_takes_nothing_from_its_own_folder(judge, monkeypatch, tmp_path):
-    """It runs as a script: a file beside it must not stand in for the standard library, which sympy imports."""
-    assert (judging.WORKER.parent / "fractions.py").is_file()  # such a one
-    worker = shutil.copy(judging.WORKER, tmp_path)
-    for planted in ("fractions", "math", "json"):
-        (tmp_path / f"{planted}.py").write_text("raise SystemExit('imported from beside the worker')")
-    monkeypatch.setattr(judging, "WORKER", Path(worker))
-    assert judge.is_equal("$1$", "$1$")
-
-
-@needs_library
-def test_threads_and_forks_are_judged_too(judge):
-    assert judge.is_equal("$1$", "$1$")
-    found = []
-    threads = [threading.Thread(target=lambda n=n: found.append(judge.is_equal("$7$", f"${n}$"))) for n in range(6, 9)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(found) == [False, False, True]
-    child = os.fork()
-    if child == 0:
-        parents = judge._worker.pid
-        right = judge.is_equal("$9$", "$3^2$") and not judge.is_equal("$9$", "$3^3$")
-        own = judge._worker.pid != parents
-        judge.close()
-        os._exit(0 if right and own else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert judge.is_equal("$11$", "$11$")
-
-
-@needs_library
+@needs_math_verify
 def test_the_share_of_answers_that_were_not_judged_is_logged():
     logged = []
     completions = [r"\boxed{3}", r"\boxed{" + "3" * 5000 + "}", r"\boxed{4}", "no box"]
@@ -289,37 +179,6 @@ def test_a_missing_library_is_named_with_what_to_install(monkeypatch):
         )
     with pytest.raises(ImportError, match="math-verify"):
         Judge().is_equal("1", "1")
-
-
-# --- boxes ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "contents", "opened", "is_last"),
-    [
-        (r"\boxed{1}", ("1",), 1, True),
-        (r"\boxed{\frac{1}{2}}$.", (r"\frac{1}{2}",), 1, True),
-        (r"\boxed{\{1,2\}}", (r"\{1,2\}",), 1, True),
-        (r"\boxed{[0,1\}}", (r"[0,1\}",), 1, True),
-        (r"a \boxed{1} b", ("1",), 1, False),
-        (r"\boxed{a\boxed{b}}", ("b", r"a\boxed{b}"), 2, True),
-        (r"\boxed{a\boxed{b}", ("b",), 2, True),
-        (r"\boxed{1", (), 1, False),
-        (r"{\boxed{1}", ("1",), 1, True),
-        (r"\\boxed{1}", (), 0, False),  # a line break before a word
-        (r"\boxed 7", ("7",), 1, True),
-        (r"\boxed", (), 0, False),
-    ],
-)
-def test_boxes(text, contents, opened, is_last):
-    boxes = find_boxes(text)
-    assert (boxes.contents, boxes.opened, boxes.is_last) == (contents, opened, is_last)
-
-
-@pytest.mark.parametrize("unit", ["\\boxed{", "\\boxed{}", "{", "}", "\\", "\\boxed", "\\boxed ", "\\end{a", "$", " "])
-def test_long_texts_are_read_in_one_pass(unit):
-    text = unit * (200_000 // len(unit))
-    assert task.format_reward([text]) == [0.0]
 
 
 # --- embedded problems ----------------------------------------------------------------------------
@@ -346,7 +205,7 @@ def test_every_answer_is_exact_and_in_lowest_terms(load):
     assert seen == set(values)
 
 
-@needs_library
+@needs_math_verify
 def test_reference_completions_are_right(load):
     rows = load()["test"].select(range(20))
     assert all(is_right(row["completion"], row["answer"]) == (True, True) for row in rows)
@@ -417,6 +276,8 @@ SAME = [  # of "Find $\left(\frac{1}{2}\right)^2$ and x."
     r"Find $\left(\frac{1}{2}\right)^2$~and\ x.",
     "Find\u00a0$\\left(\\frac{1}{2}\\right)^2$ and \uff58.",
 ]
+
+
 OTHERS = [
     r"Find $\left(\frac{1}{3}\right)^2$ and x.",
     r"Find $\left(\frac{1}{2}\right)^3$ and x.",

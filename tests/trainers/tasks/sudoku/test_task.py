@@ -9,6 +9,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+from sudoku_symmetries import every_place_symmetry, every_renaming, plain, renamed
 from transformers import AutoTokenizer
 
 from trainers.models.tiny import TINY_ASSETS
@@ -25,91 +26,6 @@ ANSWER = f"{PUZZLE}={SOLUTION}"
 def load(**overrides) -> dict[str, datasets.Dataset]:
     sizes = {"train_size": 300, "validation_size": 40, "test_size": 60, "seed": 0}
     return task.load_splits(**({"data_files": None, "dataset_name": None} | sizes | overrides))
-
-
-def plain(grid: str) -> str:
-    return grid.replace(" ", "")
-
-
-def is_solution(grid: str) -> bool:
-    """The rule, written without the tables of the code under test."""
-    rows = [grid[4 * row : 4 * row + 4] for row in range(4)]
-    columns = [grid[column::4] for column in range(4)]
-    boxes = [rows[r][c : c + 2] + rows[r + 1][c : c + 2] for r in (0, 2) for c in (0, 2)]
-    return all(sorted(unit) == list("1234") for unit in (*rows, *columns, *boxes))
-
-
-@pytest.fixture(scope="module")
-def all_solutions() -> list[str]:
-    rows = ["".join(row) for row in itertools.permutations("1234")]
-    halves = [a + b for a, b in itertools.product(rows, repeat=2) if {*a[:2], *b[:2]} == {*a[2:], *b[2:]} == {*a}]
-    return [grid for grid in map("".join, itertools.product(halves, repeat=2)) if is_solution(grid)]
-
-
-def renamed(grid: str, digits: str) -> str:
-    return grid.translate(str.maketrans("1234", digits))
-
-
-def every_renaming(grid: str) -> set[str]:
-    return {renamed(grid, "".join(digits)) for digits in itertools.permutations("1234")}
-
-
-def every_place_symmetry():
-    """Functions that move the cells: swaps of rows in a band, of bands, of columns likewise, and transposition."""
-    orders = [(*one, *other) for pair in ([(0, 1), (2, 3)],) for one, other in _bands(pair)]
-    for rows, columns, transposed in itertools.product(orders, orders, (False, True)):
-        cells = [4 * c + r if transposed else 4 * r + c for r in rows for c in columns]
-        yield lambda grid, cells=cells: "".join(grid[cell] for cell in cells)
-
-
-def _bands(pair):
-    for first, second in itertools.permutations(pair):
-        yield from itertools.product(itertools.permutations(first), itertools.permutations(second))
-
-
-# --- grids and the solver -------------------------------------------------------------------------
-
-
-def test_there_are_288_solutions_and_the_solver_finds_exactly_these(all_solutions):
-    assert len(all_solutions) == 288
-    assert list(grids.solutions("." * 16)) == sorted(all_solutions)
-
-
-def test_solver_finds_all_completions_and_no_others(all_solutions):
-    rng = random.Random(0)
-    for _ in range(200):
-        grid = "".join(rng.choice([".", ".", digit]) for digit in rng.choice(all_solutions))
-        expected = sorted(s for s in all_solutions if all(g in (".", d) for g, d in zip(grid, s, strict=True)))
-        assert list(grids.solutions(grid)) == expected
-        assert grids.unique_solution(grid) == (expected[0] if len(expected) == 1 else None)
-
-
-@pytest.mark.parametrize("clues", ["11..............", "1...1...........", "1....1..........", "1" * 16])
-def test_contradicting_clues_have_no_solution(clues):
-    assert list(grids.solutions(clues)) == []
-
-
-def test_three_clues_never_determine_a_solution_and_four_sometimes_do(all_solutions):
-    """Up to renaming, which moves no clue: 12 solutions, all choices of cells."""
-    choices = {n: [sum(1 << c for c in cells) for cells in itertools.combinations(range(16), n)] for n in (3, 4)}
-    found = dict.fromkeys(choices, 0)
-    for solution in {grids.class_of(s) for s in all_solutions}:
-        agreeing = {
-            sum((a == b) << c for c, (a, b) in enumerate(zip(solution, s, strict=True))) for s in all_solutions
-        }
-        agreeing.remove(2**16 - 1)  # the solution itself
-        for count, clues in ((n, clues) for n in choices for clues in choices[n]):
-            found[count] += not any(clues & common == clues for common in agreeing)
-    assert found[3] == 0 < found[4]
-    assert grids.FEWEST_CLUES == 4
-
-
-def test_classes_are_what_renaming_the_digits_makes_of_one_solution(all_solutions):
-    classes = {grid: grids.class_of(grid) for grid in all_solutions}
-    assert len(set(classes.values())) == 12
-    for grid, name in classes.items():
-        assert {g for g, other in classes.items() if other == name} == every_renaming(grid)
-        assert name in every_renaming(grid)
 
 
 # --- splits ---------------------------------------------------------------------------------------

@@ -1,32 +1,23 @@
 """The GSM8K task: generated problems are true and disjoint across splits, the verifier decides, bad input is named."""
 
-import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import datasets
 import pytest
-from paths import DATA, REPO
+from bounds import bounds_of
+from paths import DATA
 
 from trainers.tasks import gsm8k
 from trainers.tasks.verdicts import Verdict
-from trainers.tasks.word_problems import generator
 from trainers.tasks.word_problems.numbers import correctness, format_reward
-from trainers.tasks.word_problems.templates import FOLLOW_UPS, TEMPLATES
 
 REAL_DATA = Path(os.environ.get("GSM8K_DIR", DATA / "gsm8k"))
 ANNOTATION = re.compile(r"<<(\d+)([-+*/])(\d+)=(\d+)>>")
-SPLITS = ("train", "validation", "test")
 BOUNDS = [(1, 1, 20), (1, 3, 20), (3, 3, 30), (1, 2, 8)]
-
-
-def bounds_of(low: int = 1, high: int = 1, max_number: int = 20, seed: int = 0) -> dict[str, int]:
-    return {"seed": seed, "min_operations": low, "max_operations": high, "max_number": max_number}
+SPLITS = ("train", "validation", "test")
 
 
 def load(**overrides) -> dict[str, datasets.Dataset]:
@@ -61,85 +52,10 @@ def test_reference_completions_are_correct_and_their_annotations_are_true(low, h
         assert format_reward([row["completion"]]) == [1.0]
 
 
-@pytest.mark.parametrize(("low", "high", "max_number"), BOUNDS)
-def test_numbers_are_bounded_and_plural(low, high, max_number):
-    for _, problem in generator.generate("train", 2000, **bounds_of(low, high, max_number)):
-        for left, sign, right, result in problem.steps():
-            limit = max_number if sign in "*/" else max_number - 1
-            assert all(2 <= number <= limit for number in (left, right, result))
-
-
-def test_question_states_the_operands_in_digits_and_nothing_else():
-    for question, problem in generator.generate("train", 2000, **bounds_of(1, 3)):
-        operands = [*problem.operands, *(b for _, b in problem.follow_ups)]
-        assert sorted(map(int, re.findall(r"\d+", question))) == sorted(operands)
-
-
-def test_templates_have_unique_ids_and_texts_and_six_of_each_operation():
-    texts = [(t.body, t.question) for t in TEMPLATES]
-    ids = [t.id for t in (*TEMPLATES, *FOLLOW_UPS)]
-    assert len(set(texts)) == len(texts)
-    assert len(set(ids)) == len(ids)
-    assert [[t.operation for t in TEMPLATES].count(sign) for sign in "+-*/"] == [6, 6, 6, 6]
-
-
-def test_one_step_instances_split_as_documented_with_every_template_in_every_split():
-    instances = [
-        (t.id, left, right)
-        for t in TEMPLATES
-        for left in range(2, 21)
-        for right in generator._right_operands(t.operation, left, 20)
-    ]
-    shares = {split: [i for i in instances if generator.split_of(i) == split] for split in SPLITS}
-    assert len(instances) == 12 * 136 + 12 * 27
-    assert len(shares["test"]) == pytest.approx(0.1 * len(instances), rel=0.2)
-    assert all({i[0] for i in share} == {t.id for t in TEMPLATES} for share in shares.values())
-
-
-@pytest.mark.parametrize(("low", "high", "max_number"), BOUNDS)
-def test_splits_share_no_instance_and_no_question_whatever_the_seed(low, high, max_number):
-    sizes = {"train": 4000, "validation": 200, "test": 400}
-    instances, questions = {}, {}
-    for split, size in sizes.items():
-        seeded = [bounds_of(low, high, max_number, seed) for seed in (0, 1)]
-        pairs = [pair for bounds in seeded for pair in generator.generate(split, size, **bounds)]
-        questions[split] = {question for question, _ in pairs}
-        instances[split] = {problem.instance for _, problem in pairs}
-    for one, two in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        assert not instances[one] & instances[two]
-        assert not questions[one] & questions[two]
-
-
-def test_no_question_repeats_in_a_held_out_split():
-    for split, size in (("validation", 512), ("test", 1024)):
-        questions = [question for question, _ in generator.generate(split, size, **bounds_of())]
-        assert len(set(questions)) == size
-
-
 def test_generation_depends_on_the_seed_alone():
     assert load()["test"].to_list() == load()["test"].to_list()
     assert load()["test"].to_list() != load(seed=1)["test"].to_list()
     assert load()["test"].to_list() == load(train_size=5, validation_size=7)["test"].to_list()
-
-
-def test_generation_is_independent_of_the_hash_seed():
-    code = (
-        "import hashlib; from trainers.tasks.word_problems import generator\n"
-        "pairs = generator.generate('test', 200, seed=3, min_operations=1, max_operations=3, max_number=20)\n"
-        "print(hashlib.sha256(repr([(q, p.completion()) for q, p in pairs]).encode()).hexdigest())"
-    )
-    environment = os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": str(REPO)}
-    other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    pairs = generator.generate("test", 200, **bounds_of(1, 3, seed=3))
-    here = hashlib.sha256(repr([(q, p.completion()) for q, p in pairs]).encode()).hexdigest()
-    assert other.stdout.strip() == here
-
-
-def test_one_step_questions_are_short_and_the_vocabulary_is_small():
-    one_step = [question for question, _ in generator.generate("train", 4000, **bounds_of())]
-    assert max(len(question.split()) for question in one_step) <= 22
-    longer = [question for question, _ in generator.generate("train", 4000, **bounds_of(2, 3))]
-    assert len(set(re.findall(r"[A-Za-z]+", " ".join(one_step + longer)))) <= 250
 
 
 def test_default_sizes():
@@ -153,105 +69,6 @@ def test_unreachable_test_size_is_an_error_that_names_what_is_possible():
     with pytest.raises(ValueError, match=r"task\.test_size = 100000: only about \d+ distinct questions") as raised:
         load(test_size=100_000, max_number=8)
     assert "\n" not in str(raised.value)
-
-
-# --- verifier -------------------------------------------------------------------------------------
-
-VERDICTS = [  # completion, answer, strict, lenient
-    ("<<12+7=19>>\n#### 19", "19", True, True),
-    ("#### 19", "19", True, True),
-    ("####19", "19", True, True),
-    ("####   19  \n", "19", True, True),
-    ("#### 19\r\n", "19", True, True),
-    ("#### 20", "19", False, False),
-    ("19 is wrong\n#### 20", "19", False, False),
-    ("#### 20 and then 19", "19", False, True),
-    ("The answer is 19", "19", False, True),
-    ("19 or 20", "19", False, False),
-    ("#### 1,234", "1234", True, True),
-    ("#### 1234", "1,234", True, True),
-    ("#### 1,23", "123", False, False),
-    ("#### 12345,678", "12345678", False, False),
-    ("#### $18.00", "18", True, True),
-    ("#### 18.", "18", True, True),
-    ("#### 18..", "18", False, True),
-    ("#### 18.5", "18", False, False),
-    ("#### .5", "0.5", True, True),
-    ("#### -5", "-5", True, True),
-    ("#### -$5", "-5", True, True),
-    ("#### $-5", "-5", True, True),
-    ("#### 5", "-5", False, False),
-    ("#### -0", "0", True, True),
-    ("It is 20-7", "7", False, True),
-    ("It is -7", "-7", False, True),
-    ("It costs $1,250.50 now.", "1250.5", False, True),
-    ("#### 19\n#### 20", "19", True, True),
-    ("#### 20\n#### 19", "19", False, False),
-    ("#### 18 dollars", "18", False, True),
-    ("#### 9+9", "18", False, False),
-    ("#### 1e1", "10", False, False),
-    ("#### \n19", "19", False, True),
-    ("##### 19", "19", False, True),
-    ("### 19", "19", False, True),
-    ("so 19 #### 19", "19", True, True),
-    ("#### NaN", "19", False, False),
-    ("#### inf", "19", False, False),
-    ("#### __import__('os').getcwd()", "19", False, False),
-    ("#### ١٩", "19", False, False),  # Arabic-Indic digits are no GSM8K number
-    ("#### 00019", "19", True, True),
-    ("#### 9007199254740993", "9007199254740992", False, False),  # equal as floats
-    ("####", "19", False, False),
-    ("", "19", False, False),
-]
-
-
-@pytest.mark.parametrize(("completion", "answer", "strict", "lenient"), VERDICTS)
-def test_verdict(completion, answer, strict, lenient):
-    assert gsm8k.verify(completion, answer) == Verdict(strict, lenient)
-
-
-@pytest.mark.parametrize("answer", ["", "nan", "12 apples", "#### 12"])
-def test_a_reference_that_is_no_number_is_an_error(answer):
-    with pytest.raises(ValueError, match="expected a number"):
-        gsm8k.verify("#### 12", answer)
-
-
-@pytest.mark.parametrize("unit", ["9", "1,", ",123", "$", "-", "$-", ".1", "1.", "#", "####", "#### 1", "\n", " "])
-def test_verifier_takes_linear_time_on_long_text(unit):
-    text = unit * (200_000 // len(unit))
-    start = time.perf_counter()
-    for adversarial in (text, text + "x", "#### " + text + "x"):
-        assert gsm8k.verify(adversarial, "19") == Verdict(strict=False, lenient=False)
-        format_reward([adversarial])
-    assert time.perf_counter() - start < 2.0  # quadratic time would take minutes
-
-
-@pytest.mark.parametrize(
-    ("text", "reward"),
-    [
-        ("<<12+7=19>>\n#### 19", 1.0),
-        ("#### 19 \n", 1.0),
-        ("#### 1,234.", 1.0),
-        ("#### 19\nmore", 0.0),
-        ("#### 19\n#### 19", 0.0),
-        ("########19", 0.0),
-        ("#### nineteen", 0.0),
-        ("####\n19", 0.0),
-        ("19", 0.0),
-        ("", 0.0),
-    ],
-)
-def test_format_reward_wants_one_final_answer_line(text, reward):
-    assert format_reward([text]) == [reward]
-
-
-def test_rewards_agree_on_plain_and_conversational_completions():
-    texts, answers = ["<<12+7=19>>\n#### 19", "#### 20", "19"], ["19", "19", "19"]
-    chats = [[{"role": "assistant", "content": text}] for text in texts]
-    for completions in (texts, chats):
-        extra = {"completions": completions, "prompts": texts, "answer": answers, "trainer_state": None}
-        assert gsm8k.REWARDS["correctness"](**extra) == [1.0, 0.0, 0.0]
-        assert gsm8k.REWARDS["format"](**extra) == [1.0, 1.0, 0.0]
 
 
 # --- real data ------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """The verifier of one-number answers, against a table of awkward answers; numbers survive being written and read."""
 
+import time
 from fractions import Fraction
 
 import pytest
 
 from trainers.tasks import TASKS
 from trainers.tasks.verdicts import Verdict
-from trainers.tasks.word_problems.numbers import parse_number, verify, write_number
+from trainers.tasks.word_problems.numbers import REWARDS, format_reward, parse_number, verify, write_number
 
 # completion, reference, strict, lenient, why
 AWKWARD = [
@@ -191,3 +192,102 @@ def test_a_huge_text_is_judged(unit):
     text = unit * (200_000 // len(unit))
     assert not verify(text, "19").lenient
     assert not verify(f"#### {text}x", "19").lenient
+
+
+# --- forms of a completion, and rewards ------------------------------------------------------------
+
+VERDICTS = [  # completion, answer, strict, lenient
+    ("<<12+7=19>>\n#### 19", "19", True, True),
+    ("#### 19", "19", True, True),
+    ("####19", "19", True, True),
+    ("####   19  \n", "19", True, True),
+    ("#### 19\r\n", "19", True, True),
+    ("#### 20", "19", False, False),
+    ("19 is wrong\n#### 20", "19", False, False),
+    ("#### 20 and then 19", "19", False, True),
+    ("The answer is 19", "19", False, True),
+    ("19 or 20", "19", False, False),
+    ("#### 1,234", "1234", True, True),
+    ("#### 1234", "1,234", True, True),
+    ("#### 1,23", "123", False, False),
+    ("#### 12345,678", "12345678", False, False),
+    ("#### $18.00", "18", True, True),
+    ("#### 18.", "18", True, True),
+    ("#### 18..", "18", False, True),
+    ("#### 18.5", "18", False, False),
+    ("#### .5", "0.5", True, True),
+    ("#### -5", "-5", True, True),
+    ("#### -$5", "-5", True, True),
+    ("#### $-5", "-5", True, True),
+    ("#### 5", "-5", False, False),
+    ("#### -0", "0", True, True),
+    ("It is 20-7", "7", False, True),
+    ("It is -7", "-7", False, True),
+    ("It costs $1,250.50 now.", "1250.5", False, True),
+    ("#### 19\n#### 20", "19", True, True),
+    ("#### 20\n#### 19", "19", False, False),
+    ("#### 18 dollars", "18", False, True),
+    ("#### 9+9", "18", False, False),
+    ("#### 1e1", "10", False, False),
+    ("#### \n19", "19", False, True),
+    ("##### 19", "19", False, True),
+    ("### 19", "19", False, True),
+    ("so 19 #### 19", "19", True, True),
+    ("#### NaN", "19", False, False),
+    ("#### inf", "19", False, False),
+    ("#### __import__('os').getcwd()", "19", False, False),
+    ("#### ١٩", "19", False, False),  # Arabic-Indic digits are no GSM8K number
+    ("#### 00019", "19", True, True),
+    ("#### 9007199254740993", "9007199254740992", False, False),  # equal as floats
+    ("####", "19", False, False),
+    ("", "19", False, False),
+]
+
+
+@pytest.mark.parametrize(("completion", "answer", "strict", "lenient"), VERDICTS)
+def test_verdict(completion, answer, strict, lenient):
+    assert verify(completion, answer) == Verdict(strict, lenient)
+
+
+@pytest.mark.parametrize("answer", ["", "nan", "12 apples", "#### 12"])
+def test_a_reference_that_is_no_number_is_an_error(answer):
+    with pytest.raises(ValueError, match="expected a number"):
+        verify("#### 12", answer)
+
+
+@pytest.mark.parametrize("unit", ["9", "1,", ",123", "$", "-", "$-", ".1", "1.", "#", "####", "#### 1", "\n", " "])
+def test_verifier_takes_linear_time_on_long_text(unit):
+    text = unit * (200_000 // len(unit))
+    start = time.perf_counter()
+    for adversarial in (text, text + "x", "#### " + text + "x"):
+        assert verify(adversarial, "19") == Verdict(strict=False, lenient=False)
+        format_reward([adversarial])
+    assert time.perf_counter() - start < 2.0  # quadratic time would take minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "reward"),
+    [
+        ("<<12+7=19>>\n#### 19", 1.0),
+        ("#### 19 \n", 1.0),
+        ("#### 1,234.", 1.0),
+        ("#### 19\nmore", 0.0),
+        ("#### 19\n#### 19", 0.0),
+        ("########19", 0.0),
+        ("#### nineteen", 0.0),
+        ("####\n19", 0.0),
+        ("19", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_format_reward_wants_one_final_answer_line(text, reward):
+    assert format_reward([text]) == [reward]
+
+
+def test_rewards_agree_on_plain_and_conversational_completions():
+    texts, answers = ["<<12+7=19>>\n#### 19", "#### 20", "19"], ["19", "19", "19"]
+    chats = [[{"role": "assistant", "content": text}] for text in texts]
+    for completions in (texts, chats):
+        extra = {"completions": completions, "prompts": texts, "answer": answers, "trainer_state": None}
+        assert REWARDS["correctness"](**extra) == [1.0, 0.0, 0.0]
+        assert REWARDS["format"](**extra) == [1.0, 1.0, 0.0]
