@@ -10,9 +10,10 @@ import torch
 from core.denoisers.denoiser import ModelDenoiser
 from core.generator import DiffusionGenerator
 from core.masking_strategy import DiffusionMaskingStrategy
+from trainers.benchmarking.contenders import Contender, contender
 from trainers.benchmarking.peers import RolloutConfig, d1, llada, transfer_counts
 from trainers.benchmarking.prompts import random_prompts, read_problems, real_prompts
-from trainers.benchmarking.rollouts import Contender, compare_rollouts, contender, same_text
+from trainers.benchmarking.rollouts import compare_rollouts, same_text
 from trainers.benchmarking.roofline import PeakMeter, Peaks
 from trainers.settings.options import ConfigError
 
