@@ -66,6 +66,13 @@ ALLOW, KILL_PROCESS, FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 NUMBER, ARCHITECTURE, FIRST_ARGUMENT, SECOND_ARGUMENT = 0, 4, 16, 24  # offsets into struct seccomp_data, low halves
 
 Instruction = tuple[int, int, int, int]  # operation, jump if true, jump if false, constant
+Call = tuple[int, int | None]
+Body = tuple[Instruction, ...]  # what is done for one call; it ends in a return
+
+PASS: Instruction = (RETURN, 0, 0, ALLOW)
+REFUSE: Instruction = (RETURN, 0, 0, FAIL | errno.EPERM)
+UNKNOWN: Instruction = (RETURN, 0, 0, FAIL | errno.ENOSYS)
+LOAD_FIRST, LOAD_SECOND = (LOAD, 0, 0, FIRST_ARGUMENT), (LOAD, 0, 0, SECOND_ARGUMENT)
 
 
 def program(machine: str, pid: int, processes: bool, threads: bool) -> list[Instruction]:
@@ -83,55 +90,52 @@ def program(machine: str, pid: int, processes: bool, threads: bool) -> list[Inst
     if machine not in AUDIT_ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"seccomp: no system call numbers for {machine}")
     column = list(AUDIT_ARCHITECTURES).index(machine)
-    refuse, unknown = FAIL | errno.EPERM, FAIL | errno.ENOSYS
     code: list[Instruction] = [
         (LOAD, 0, 0, ARCHITECTURE),
         (JUMP_EQUAL, 1, 0, AUDIT_ARCHITECTURES[machine]),
         (RETURN, 0, 0, KILL_PROCESS),
         (LOAD, 0, 0, NUMBER),
         (JUMP_ABOVE, 0, 1, LAST_KNOWN),  # x32 too: its numbers have bit 30
-        (RETURN, 0, 0, unknown),
+        UNKNOWN,
     ]
-
-    def rule(call: tuple[int, int | None], *body: Instruction) -> None:
-        """`body` for one call; it ends in a return."""
+    for call, body in _rules(pid, processes, threads):
         number = call[column]
         if number is not None:
-            code.extend([(JUMP_EQUAL, 0, len(body), number), *body])
+            code += [(JUMP_EQUAL, 0, len(body), number), *body]
+    return [*code, PASS]
 
-    for call in DENIED.values():
-        rule(call, (RETURN, 0, 0, refuse))
-    for call in (KILL, TGKILL):
-        rule(
-            call, (LOAD, 0, 0, FIRST_ARGUMENT), (JUMP_EQUAL, 1, 0, pid), (RETURN, 0, 0, refuse), (RETURN, 0, 0, ALLOW)
-        )
-    rule(
-        PRLIMIT,
-        (LOAD, 0, 0, FIRST_ARGUMENT),
-        (JUMP_EQUAL, 2, 0, 0),
-        (JUMP_EQUAL, 1, 0, pid),
-        (RETURN, 0, 0, refuse),
-        (RETURN, 0, 0, ALLOW),
-    )
-    for call, commands in OWNER_OF_SIGNALS.items():
-        last = len(commands) - 1
-        tests = [(JUMP_EQUAL, last - i, 0 if i < last else 1, command) for i, command in enumerate(commands)]
-        rule(call, (LOAD, 0, 0, SECOND_ARGUMENT), *tests, (RETURN, 0, 0, refuse), (RETURN, 0, 0, ALLOW))
-    rule(CLONE3, (RETURN, 0, 0, unknown))  # its flags lie in memory; the C library then takes clone
-    if not processes:
-        rule(FORK, (RETURN, 0, 0, refuse))
-        rule(VFORK, (RETURN, 0, 0, refuse))
-    # thread: allowed; new namespace: refused; else a process
-    rule(
-        CLONE,
-        (LOAD, 0, 0, FIRST_ARGUMENT),
+
+def _rules(pid: int, processes: bool, threads: bool) -> list[tuple[Call, Body]]:
+    """What is done for each call that is not simply allowed."""
+    own = (JUMP_EQUAL, 1, 0, pid)
+    return [
+        *((call, (REFUSE,)) for call in DENIED.values()),
+        *((call, (LOAD_FIRST, own, REFUSE, PASS)) for call in (KILL, TGKILL)),
+        (PRLIMIT, (LOAD_FIRST, (JUMP_EQUAL, 2, 0, 0), own, REFUSE, PASS)),  # 0 is the process itself
+        *((call, _refused_commands(commands)) for call, commands in OWNER_OF_SIGNALS.items()),
+        (CLONE3, (UNKNOWN,)),  # its flags lie in memory; the C library then takes clone
+        *((call, (REFUSE,)) for call in (FORK, VFORK) if not processes),
+        (CLONE, _clone(processes, threads)),
+    ]
+
+
+def _refused_commands(commands: tuple[int, ...]) -> Body:
+    """Refuse a call whose second argument is one of these."""
+    last = len(commands) - 1
+    tests = [(JUMP_EQUAL, last - i, 0 if i < last else 1, command) for i, command in enumerate(commands)]
+    return (LOAD_SECOND, *tests, REFUSE, PASS)
+
+
+def _clone(processes: bool, threads: bool) -> Body:
+    """A thread where they are allowed, no new namespace, else a process where they are allowed."""
+    return (
+        LOAD_FIRST,
         (JUMP_BITS, 3, 0, NEW_NAMESPACES),
         (JUMP_BITS, 0, 1, CLONE_THREAD),
-        (RETURN, 0, 0, ALLOW if threads else refuse),
-        (RETURN, 0, 0, ALLOW if processes else refuse),
-        (RETURN, 0, 0, refuse),
+        PASS if threads else REFUSE,
+        PASS if processes else REFUSE,
+        REFUSE,
     )
-    return [*code, (RETURN, 0, 0, ALLOW)]
 
 
 class _Program(ctypes.Structure):
