@@ -15,7 +15,7 @@ from trainers.models.tiny import TINY_ASSETS
 from trainers.tasks.code import functions, task
 from trainers.tasks.code.functions import SHAPES, Function
 from trainers.tasks.code.problems import of_function, to_problem
-from trainers.tasks.code.sandbox import probing
+from trainers.tasks.code.sandbox import opening
 
 CONFIG = CONFIGS / "trajectory_nelbo_code.yaml"
 SPLITS = ("train", "validation", "test")
@@ -51,7 +51,7 @@ def closed(monkeypatch):
 @pytest.fixture
 def judged():
     """Splits, with the sandbox open."""
-    missing = probing.walls().missing
+    missing = opening.walls().missing
     if missing:
         pytest.skip(f"this platform does not enforce {', '.join(missing)}")
     return load()
@@ -188,8 +188,8 @@ def test_nothing_is_loaded_unless_execution_is_asked_for(execute, monkeypatch):
 
 
 def test_a_platform_that_lacks_a_guarantee_is_refused(judged, monkeypatch):
-    lacking = replace(probing.walls(), missing={"network": "seen broken"})
-    monkeypatch.setattr(probing, "walls", lambda: lacking)
+    lacking = replace(opening.walls(), missing={"network": "seen broken"})
+    monkeypatch.setattr(opening, "walls", lambda: lacking)
     with pytest.raises(ValueError, match=r"does not enforce network \(seen broken\)"):
         load()
     for allowed in (["network"], "network"):  # as a list of YAML, or as a word on the command line

@@ -1,4 +1,4 @@
-"""`python -I -S launcher.py`: runs untrusted code for `trainers.tasks.code.sandbox.runner`, which sends the jobs.
+"""`python -I -S launcher.py`: runs untrusted code for `trainers.tasks.code.sandbox.jobs`, which sends them.
 
 It is started once and forks for every job, as importing takes longer than all the rest; it reads nothing of a job but
 its limits, so no run finds anything of another in its memory. Three processes make a run. The launcher, one of these
@@ -6,7 +6,7 @@ forks, builds the walls and keeps the time. Its child is the judge, the first pr
 solution, which runs the code; it is forked before the judge reads the tests, so that its memory never held them. The
 launcher, which no code can signal, kills the judge; with the first process of a process namespace, all others die.
 
-A job is JSON, see `runner.Job`, with open files. What happened is reported in lines of JSON on a pipe of its own,
+A job is JSON, see `jobs.Job`, with open files. What happened is reported in lines of JSON on a pipe of its own,
 whose end the solution does not have.
 """
 

@@ -1,27 +1,19 @@
-"""What the walls of this platform hold, found out by attacking from inside: once a process, in about two seconds.
+"""What walls hold, found out by attacking from inside.
 
 A guarantee holds if the attack was tried and had no effect, as seen from outside where that can be seen: at a
 listener, in a directory, on a sentinel process. Versions are not asked.
 """
 
 import os
-import secrets
-import socket
-import subprocess
-import sys
-import tempfile
-import warnings
-from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trainers.tasks.code.sandbox import attacks
-from trainers.tasks.code.sandbox.records import Limits, Outcome, Run, SandboxError
-from trainers.tasks.code.sandbox.runner import LAYERS, MODES, Runner, readable_paths
+from trainers.tasks.code.sandbox.planting import plant
+from trainers.tasks.code.sandbox.records import Limits, Outcome, Run
+from trainers.tasks.code.sandbox.runner import Runner, readable_paths
 
 # guarantee -> what it promises
 GUARANTEES = {
@@ -42,40 +34,6 @@ SLEEPING = replace(LIMITS, wall_seconds=1.5)
 FORKING = replace(LIMITS, processes=4, threads=4)
 
 
-@dataclass(frozen=True)
-class Walls:
-    """What was found on a platform.
-
-    Attributes:
-        mode, layers: see `Runner`.
-        missing: guarantee -> how it was broken.
-    """
-
-    mode: str
-    layers: frozenset[str]
-    missing: dict[str, str]
-
-
-@cache
-def walls() -> Walls:
-    """The best walls that this platform lets an ordinary process build, and what they do not hold."""
-    if sys.platform != "linux":
-        reason = f"{sys.platform} has none of namespaces, Landlock and seccomp"
-        return Walls("", frozenset(), dict.fromkeys(GUARANTEES, reason))
-    mode = next((mode for mode in MODES if _works(mode, frozenset())), None)
-    if mode is None:
-        return Walls("", frozenset(), dict.fromkeys(GUARANTEES, "no isolated interpreter could be started"))
-    layers = frozenset(layer for layer in LAYERS if _works(mode, frozenset({layer})))
-    return Walls(mode, layers, probe(mode, layers))
-
-
-def _works(mode: str, layers: frozenset[str]) -> bool:
-    try:
-        return Runner(LIMITS, mode, layers).run(Run("import math")).exit_code == 0
-    except SandboxError:
-        return False
-
-
 def probe(mode: str, layers: frozenset[str]) -> dict[str, str]:
     """Attack a mode with some layers; the guarantees that do not hold, with how they were broken."""
     probes = (_surroundings, _processes, _spinning, _sleeping)
@@ -88,66 +46,6 @@ def probe(mode: str, layers: frozenset[str]) -> dict[str, str]:
 
 def _attack(mode: str, layers: frozenset[str], limits: Limits, program: str, **facts: Any) -> Outcome:
     return Runner(limits, mode, layers).run(Run(f"FACTS = {facts!r}\n{program}"))
-
-
-@dataclass
-class Surroundings:
-    """What is planted outside, with how to see whether it was touched."""
-
-    directory: Path
-    word: str
-    listeners: dict[str, socket.socket]
-    sentinel: subprocess.Popen
-
-    def touched(self) -> dict[str, str]:
-        found = {}
-        reached = [name for name, listener in self.listeners.items() if _was_reached(listener)]
-        if reached:
-            found["network"] = f"a listener was reached: {', '.join(reached)}"
-        if (self.directory / "outside" / "written").exists():
-            found["files_write"] = "a file was written outside"
-        if self.sentinel.poll() is not None:
-            found["signals"] = "a process outside was killed"
-        return found
-
-
-def _was_reached(listener: socket.socket) -> bool:
-    try:
-        if listener.type == socket.SOCK_DGRAM:
-            listener.recv(16)
-        else:
-            listener.accept()[0].close()
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextmanager
-def plant() -> Iterator[Surroundings]:
-    word = secrets.token_hex(16)
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sandbox-probe-")))
-        directory.chmod(0o755)  # only the walls keep the code out
-        (directory / "secret").write_text(word)
-        (directory / "outside").mkdir()
-        (directory / "outside").chmod(0o777)
-        listeners = {}
-        for name, family, kind, address in (
-            ("tcp", socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0)),
-            ("udp", socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", 0)),
-            ("unix", socket.AF_UNIX, socket.SOCK_STREAM, str(directory / "socket")),
-            ("abstract", socket.AF_UNIX, socket.SOCK_STREAM, f"\0{word}"),
-        ):
-            listener = listeners[name] = stack.enter_context(socket.socket(family, kind))
-            listener.bind(address)
-            listener.setblocking(False)
-            if kind == socket.SOCK_STREAM:
-                listener.listen()
-        (directory / "socket").chmod(0o777)
-        command = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)"]
-        sentinel = stack.enter_context(subprocess.Popen(command, stdin=subprocess.DEVNULL))
-        stack.callback(sentinel.kill)
-        yield Surroundings(directory, word, listeners, sentinel)
 
 
 def _hidden(home: Path) -> list[str]:
@@ -222,31 +120,3 @@ def _sleeping(mode: str, layers: frozenset[str]) -> dict[str, str]:
     if outcome.status != "timeout" or outcome.outlived:
         found["escape"] = "a run did not end in time"
     return found
-
-
-def open_sandbox(limits: Limits | None = None, allow_unenforced: Collection[str] = (), workers: int = 1) -> Runner:
-    """A runner whose walls were tried.
-
-    Args:
-        limits: of every run.
-        allow_unenforced: guarantees, by name, that may be missing.
-        workers: runs at a time.
-
-    Raises:
-        ValueError: a guarantee is missing and not allowed to be, or a name is none of `GUARANTEES`.
-    """
-    allow_unenforced = [allow_unenforced] if isinstance(allow_unenforced, str) else list(allow_unenforced)
-    unknown = [name for name in allow_unenforced if name not in GUARANTEES]
-    if unknown:
-        raise ValueError(f"allow_unenforced={unknown[0]!r}: expected some of {', '.join(GUARANTEES)}")
-    found = walls()
-    missing = {name: reason for name, reason in found.missing.items() if name not in allow_unenforced}
-    if missing or not found.mode:
-        told = "; ".join(f"{name} ({reason})" for name, reason in (missing or found.missing).items())
-        way_out = "run where they hold (docs/sandbox.md)"
-        way_out += f", or set allow_unenforced: [{', '.join(missing)}]" if found.mode else ""
-        raise ValueError(f"sandbox: this platform does not enforce {told}; {way_out}")
-    if found.missing:
-        told = "; ".join(f"{name} ({reason})" for name, reason in found.missing.items())
-        warnings.warn(f"sandbox: not enforced here, as allowed by name: {told}", stacklevel=2)
-    return Runner(limits or Limits(), found.mode, found.layers, workers)

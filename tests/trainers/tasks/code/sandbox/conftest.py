@@ -9,13 +9,7 @@ from pathlib import Path
 import pytest
 from marked import processes_with
 
-from trainers.tasks.code.sandbox import (
-    Outcome,
-    Run,
-    open_sandbox,
-    probing,
-    runner,
-)
+from trainers.tasks.code.sandbox import Outcome, Run, open_sandbox, opening, runner
 
 MARKS = itertools.count()
 
@@ -23,7 +17,7 @@ MARKS = itertools.count()
 @pytest.fixture(scope="module")
 def sandbox():
     """The runner of a platform that has namespaces, Landlock and seccomp; where it has them, everything holds."""
-    found = probing.walls()
+    found = opening.walls()
     if found.mode not in ("root", "user") or found.layers != runner.LAYERS:
         pytest.skip(f"this platform has mode {found.mode!r} and layers {sorted(found.layers)} alone")
     assert not found.missing

@@ -6,10 +6,7 @@ from dataclasses import replace
 import pytest
 from marked import processes_with
 
-from trainers.tasks.code.sandbox import (
-    Run,
-    Runner,
-)
+from trainers.tasks.code.sandbox import Run, Runner
 
 FORK_BOMB = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError as error:\n        last = error\n"
 

@@ -2,10 +2,7 @@
 
 import pytest
 
-from trainers.tasks.code.sandbox import (
-    Run,
-    UnitTests,
-)
+from trainers.tasks.code.sandbox import Run, UnitTests
 
 TESTS = UnitTests(("assert f(2, 3) == 6", "assert f(4, 5) == 20", "assert f(0, 7) == 0"))
 

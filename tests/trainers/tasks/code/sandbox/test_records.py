@@ -2,9 +2,7 @@
 
 import pytest
 
-from trainers.tasks.code.sandbox import (
-    Limits,
-)
+from trainers.tasks.code.sandbox import Limits
 
 
 @pytest.mark.parametrize(

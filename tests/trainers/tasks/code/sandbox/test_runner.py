@@ -10,11 +10,7 @@ from dataclasses import replace
 import pytest
 from marked import parent_of, processes_with
 
-from trainers.tasks.code.sandbox import (
-    Run,
-    SandboxError,
-    runner,
-)
+from trainers.tasks.code.sandbox import Run, SandboxError, jobs
 
 # --- attacks --------------------------------------------------------------------------------------
 
@@ -49,7 +45,7 @@ def test_several_at_once_keep_their_order(sandbox):
 def test_a_sandbox_that_cannot_be_built_is_no_outcome(sandbox, monkeypatch, tmp_path):
     broken = tmp_path / "launcher.py"
     broken.write_text("raise SystemExit('no walls here')")
-    monkeypatch.setattr(runner, "LAUNCHER", broken)
+    monkeypatch.setattr(jobs, "LAUNCHER", broken)
     with pytest.raises(SandboxError, match="the launcher"):
         sandbox.run(Run(""))
 
@@ -57,14 +53,14 @@ def test_a_sandbox_that_cannot_be_built_is_no_outcome(sandbox, monkeypatch, tmp_
 def test_the_launcher_finds_its_siblings_by_path_and_takes_nothing_else_from_there(sandbox, monkeypatch, tmp_path):
     """It runs as a script, without site-packages: a file beside it must not stand in for the standard library."""
     folder = tmp_path / "trainers/tasks/code/sandbox"
-    shutil.copytree(runner.LAUNCHER.parent, folder)
+    shutil.copytree(jobs.LAUNCHER.parent, folder)
     for planted in ("json", "resource", "select"):
         (folder / f"{planted}.py").write_text("raise SystemExit('imported from beside the launcher')")
     for above in (folder, *folder.parents[:3]):
         (above / "__init__.py").write_text("raise SystemExit('the launcher imported a package')")
     solution = folder / "solution.py"
     solution.write_text(solution.read_text().replace('"<code>"', '"<code of the copy>"'))
-    monkeypatch.setattr(runner, "LAUNCHER", folder / "launcher.py")
+    monkeypatch.setattr(jobs, "LAUNCHER", folder / "launcher.py")
     assert "<code of the copy>" in sandbox.run(Run("1 / 0")).stderr
 
 

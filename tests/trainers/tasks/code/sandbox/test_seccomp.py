@@ -4,9 +4,7 @@ import struct
 
 import pytest
 
-from trainers.tasks.code.sandbox import (
-    seccomp,
-)
+from trainers.tasks.code.sandbox import seccomp
 
 
 def decide(code: list[seccomp.Instruction], machine: str, number: int, first: int = 0, second: int = 0) -> int:

@@ -8,11 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.tasks.code.sandbox import (
-    Run,
-    Runner,
-    probing,
-)
+from trainers.tasks.code.sandbox import Run, Runner, planting
 
 
 def test_nothing_is_written_outside(attack, open_directory):
@@ -96,7 +92,7 @@ attempt(lambda: socket.getaddrinfo("localhost", 80))
 for target in TARGETS:
     attempt(lambda: os.kill(target, signal.SIGKILL))
 """
-    with probing.plant() as planted:
+    with planting.plant() as planted:
         facts = {
             "TCP": planted.listeners["tcp"].getsockname()[1],
             "UDP": planted.listeners["udp"].getsockname()[1],
@@ -131,7 +127,7 @@ def send(family, kind, address):
 def test_each_layer_alone_keeps_signals_and_connections_in(sandbox):
     """Namespaces, and the filter of system calls: neither leans on the other."""
     for mode, layers in ((sandbox.mode, frozenset()), ("plain", frozenset({"seccomp"}))):
-        with probing.plant() as planted:
+        with planting.plant() as planted:
             ports = [planted.listeners[name].getsockname()[1] for name in ("tcp", "udp")]
             code = f"{CONNECT}send(socket.AF_INET, socket.SOCK_STREAM, ('127.0.0.1', {ports[0]}))\n"
             code += f"send(socket.AF_INET, socket.SOCK_DGRAM, ('127.0.0.1', {ports[1]}))\n"

@@ -2,9 +2,7 @@
 
 import pytest
 
-from trainers.tasks.code.sandbox import (
-    wire,
-)
+from trainers.tasks.code.sandbox import wire
 
 
 def test_hostile_messages_are_values_or_errors():
