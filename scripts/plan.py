@@ -68,9 +68,10 @@ def main(argv: list[str]) -> None:
     # only now: these take seconds to import, which a typo does not wait for
     from trainers.planning.budgets import find_budget
     from trainers.planning.check import check
+    from trainers.planning.derived import compute_dtype
     from trainers.planning.machines import Given, Machines, asked_for, find_machines
     from trainers.planning.models import find_model, place_of
-    from trainers.planning.plan import Plan, compute_dtype, make_plan
+    from trainers.planning.plan import Plan, make_plan
     from trainers.planning.report import assumptions, describe, launch_line, memory_table, phase_table, summary
     from trainers.planning.settings import find_lengths, read_config, whole_evaluations
 

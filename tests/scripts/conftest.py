@@ -6,13 +6,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from trainers.models.tiny import build_tokenizer
 from trainers.tasks import gsm8k
+from trainers.tasks.word_problems.generator import generate
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     """A random bidirectional Llama of width 32 with the tokenizer of the embedded problems."""
     bounds = {"min_operations": 1, "max_operations": 1, "max_number": 20}
-    pairs = gsm8k.generate("train", 200, seed=0, **bounds)
+    pairs = generate("train", 200, seed=0, **bounds)
     tokenizer = build_tokenizer(gsm8k.build_prompt(question) + p.completion() for question, p in pairs)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -12,10 +12,11 @@ import torch
 from rich.console import Console
 from transformers import set_seed
 
+from trainers.benchmarking.contenders import contender
 from trainers.benchmarking.losses import Text, compare_losses
 from trainers.benchmarking.peers import RolloutConfig
 from trainers.benchmarking.prompts import random_prompts, read_problems, real_prompts
-from trainers.benchmarking.rollouts import compare_rollouts, contender
+from trainers.benchmarking.rollouts import compare_rollouts
 from trainers.benchmarking.roofline import PeakMeter
 from trainers.benchmarking.shapes import SHAPES, random_policy, saved_policy
 from trainers.benchmarking.startup import startup

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trainers.models.policy import Policy
 from trainers.settings.options import ConfigError
-from trainers.tasks.gsm8k import build_prompt
+from trainers.tasks.word_problems.problems import build_prompt
 
 PICKS = ("closest", "first")
 

@@ -112,12 +112,7 @@ def measure_step(
         repeats: timed steps, after an untimed one.
         seed: of the states.
     """
-    if trained == LORA:
-        adapter = lora_config(ModelArguments(use_peft=True, lora_r=lora_r))
-        policy = replace(policy, model=get_peft_model(policy.model, adapter))
-    policy.model.train()
-    if checkpointed:
-        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    policy = _trainable(policy, trained, checkpointed, lora_r)
     step = _Step(policy, text, draw_share(text, num_draws, share, seed), num_draws)
     device, losses = text.ids.device, []
     flop = step.flop(2 if trained == LORA else 3)
@@ -141,6 +136,17 @@ def measure_step(
         mfu=flop / (Spread.of(taken).median * peaks.best.flops),
         loss=losses[0].item(),
     )
+
+
+def _trainable(policy: Policy, trained: str, checkpointed: bool, lora_r: int) -> Policy:
+    """The policy in training mode, all of it or an adapter on it."""
+    if trained == LORA:
+        adapter = lora_config(ModelArguments(use_peft=True, lora_r=lora_r))
+        policy = replace(policy, model=get_peft_model(policy.model, adapter))
+    policy.model.train()
+    if checkpointed:
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    return policy
 
 
 class _Step:

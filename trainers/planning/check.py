@@ -79,25 +79,47 @@ def check(
     Raises:
         ConfigError: the plan is not for this machine alone, or the model has no weights to run.
     """
-    machines = plan.machines
+    _require_here(config, name, plan.machines)
+    clock, logs = _run(config, name, steps, plan.dtype)
+    best = clock.meter.best
+    kind = replace(plan.machines.kind, flops={plan.dtype: best.flops}, bandwidth=best.bandwidth)
+    plan = plan_on(replace(plan.machines, kind=kind))
+    _say_step(plan, clock, say)
+    return {
+        "measured": clock.taken[1:],
+        "wall": clock.wall[1:],
+        "predicted": plan.assumed,
+        "best": plan.best,
+        "parts": _parts(plan, clock, logs, say),
+        "peaks": vars(best),
+    }
+
+
+def _require_here(config: ExperimentConfig, name: str, machines: Machines) -> None:
     if not machines.kind.measured or machines.count != 1:
         raise ConfigError(f"--check: only for one machine that is here, GPUS=measure; got {machines.kind.name}")
     if name.lower() in KNOWN and name.lower() not in (RANDOM, config.model.model_name_or_path):
         raise ConfigError(f"--check: MODEL {name!r} has no weights here; expected tiny, {RANDOM} or a directory")
-    clock, logs = _run(config, name, steps, plan.dtype)
-    best = clock.meter.best
-    kind = replace(machines.kind, flops={plan.dtype: best.flops}, bandwidth=best.bandwidth)
-    plan = plan_on(replace(machines, kind=kind))
 
+
+def _say_step(plan: Plan, clock: StepClock, say: Callable[[str], None]) -> None:
+    """Seconds of a whole step, measured after the first, beside what was predicted on these peaks."""
+    best = clock.meter.best
     took, wall = Spread.of(clock.taken[1:]), Spread.of(clock.wall[1:])
     ratio = Spread.of([plan.assumed / each for each in clock.taken[1:]])
     kept = "seconds of its one thread" if clock.meter.clock is time.process_time else "seconds"
     say(
-        f"measured: {steps} steps on {machines.kind.name}, {torch.get_num_threads()} thread(s), peaks "
-        f"{best.flops / 1e9:.0f} GFLOP/s, {best.bandwidth / 1e9:.1f} GB/s; {kept}, median (least-largest)"
+        f"measured: {len(clock.taken) - 1} steps on {plan.machines.kind.name}, {torch.get_num_threads()} thread(s), "
+        f"peaks {best.flops / 1e9:.0f} GFLOP/s, {best.bandwidth / 1e9:.1f} GB/s; {kept}, median (least-largest)"
     )
     say(f"step: measured {took} (wall {wall}), predicted {plan.assumed:.2g} (at best {plan.best:.2g})")
     say(f"predicted/measured: {ratio}; the step reaches {plan.best / took.median:.0%} of the roofline")
+
+
+def _parts(
+    plan: Plan, clock: StepClock, logs: list[dict[str, Any]], say: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
+    """Shares of a step that its parts take, measured and predicted; those that were logged."""
     parts = {}
     for part, names in PARTS.items():
         logged = [log[f"time/{part}"] for log in logs if f"time/{part}" in log][1:]
@@ -105,14 +127,7 @@ def check(
             own = sum(plan.assumed_seconds(phase) for phase in plan.phases if phase.name in names)
             parts[part] = {"measured": sum(logged) / sum(clock.wall[1:]), "predicted": own / plan.assumed}
             say(f"{part}: {parts[part]['measured']:.0%} of the step, predicted {parts[part]['predicted']:.0%}")
-    return {
-        "measured": clock.taken[1:],
-        "wall": clock.wall[1:],
-        "predicted": plan.assumed,
-        "best": plan.best,
-        "parts": parts,
-        "peaks": vars(best),
-    }
+    return parts
 
 
 def _run(config: ExperimentConfig, name: str, steps: int, dtype: str) -> tuple[StepClock, list[dict[str, Any]]]:

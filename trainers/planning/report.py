@@ -8,10 +8,11 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from trainers.planning.budgets import HOUR
+from trainers.planning.derived import TRAINING
 from trainers.planning.machines import Machines
 from trainers.planning.memory import DDP, FSDP2, ONE, USABLE, ZERO2, ZERO3
 from trainers.planning.phases import ROLLOUT
-from trainers.planning.plan import TRAINING, Plan
+from trainers.planning.plan import Plan
 
 ACCELERATE = {ZERO2: "deepspeed_zero2", ZERO3: "deepspeed_zero3", FSDP2: "fsdp2"}  # files in configs/accelerate
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")

@@ -1,9 +1,8 @@
 """GRPO on rewards that may fail: what a failure does to learning, to the log, and to nothing else.
 
 A failed value is unknown, and must pull neither way. TRL sums rewards with nansum, so an unknown one would count as 0
-and push a right completion down whose verifier timed out. Here it counts as the mean of the same reward over the rest
-of its group (`neutral`), which leaves its part of the advantage 0 and the others' as they would be without it. A None
-that a reward returned on purpose stays what TRL makes of it.
+and push a right completion down whose verifier timed out. Here it counts as what `trainers.rewarding.neutral` puts in
+its place. A None that a reward returned on purpose stays what TRL makes of it.
 
 Metrics: rewards/<name>/failed (share of completions), accuracy/strict (of the rollouts, by the task's verifier,
 whatever is rewarded) and accuracy/failed. Means count known values only, and a rollout without any logs none.
@@ -24,6 +23,7 @@ from trl.trainer.utils import nanstd
 
 from trainers.rewarding.guard import REWARD_TIME_LIMIT, Fault, GuardedReward, guard, shown
 from trainers.rewarding.log import STRICT, Failures, RewardLog
+from trainers.rewarding.neutral import neutral
 from trainers.rewarding.watch import RewardHackingCallback, RewardLogCallback
 from trainers.settings.options import refusal, require
 from trainers.tasks.verdicts import text_of
@@ -31,34 +31,6 @@ from trainers.tasks.verdicts import text_of
 STALLED = 3  # rollouts in a row without a single value, after which a reward is said to teach nothing
 
 logger = logging.getLogger(__name__)
-
-
-def neutral(rewards: Tensor, failed: Tensor, num_generations: int) -> Tensor:
-    """Rewards whose failed entries pull neither way when TRL sums them and subtracts the group's mean.
-
-    With f the value put in for a failed entry, the entry's part of the advantage is f minus the group's mean, f among
-    it; that is 0 if, and only if, f is the mean over the rest. TRL leaves rows without any value out of the group, and
-    counts NaN as 0 in the others; so does this mean. A group in which all have failed takes the batch's mean, a
-    constant, which cancels in the group.
-
-    Args:
-        rewards: by completion and reward function, NaN for none and where it failed, (B, N).
-        failed: which are unknown, boolean, (B, N).
-        num_generations: G completions of a prompt, consecutive rows.
-
-    Returns:
-        The rewards, (B, N); a row that has no value at all is left as it is, for TRL to leave out.
-    """
-    counted = ~rewards.isnan().all(dim=1, keepdim=True) & ~failed
-    # in float64, so that the mean of equal numbers is that number
-    values = rewards.double().nan_to_num().masked_fill(~counted, 0.0)
-    of_group = (len(rewards) // num_generations, num_generations, -1)
-    number = counted.view(of_group).sum(dim=1, keepdim=True)
-    group_mean = values.view(of_group).sum(dim=1, keepdim=True) / number.clamp(min=1)
-    batch_mean = values.sum(dim=0) / counted.sum(dim=0).clamp(min=1)
-    fill = torch.where(number > 0, group_mean, batch_mean).expand(of_group[:2] + group_mean.shape[2:])
-    scorable = ~rewards.isnan().all(dim=1, keepdim=True)
-    return torch.where(failed & scorable, fill.reshape(rewards.shape).to(rewards.dtype), rewards)
 
 
 def strict_accuracy(verify: Callable[[str, str], Any]) -> Callable[..., list[float]]:

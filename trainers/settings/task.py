@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from trainers.settings.options import ConfigError, option, require
-from trainers.tasks.augmentation import TrainingData
+from trainers.tasks.training_data import TrainingData
 
 
 @dataclass
 class TaskArguments:
-    """Which task (a file of trainers/tasks, or one of your own), on which data, with which rewards."""
+    """Which task (one of trainers/tasks, or one of your own), on which data, with which rewards."""
 
-    task_name: str = option("task", "gsm8k", "The task: a file trainers/tasks/<name>.py.", key="name")
+    task_name: str = option("task", "gsm8k", "The task: gsm8k, svamp, countdown, sudoku, math or code.", key="name")
     task_path: str | None = option(
         "task",
         None,

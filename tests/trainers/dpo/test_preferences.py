@@ -17,7 +17,7 @@ from trainers.experiment import build_evaluator, build_trainer, load_experiment_
 from trainers.settings.config import parse
 from trainers.settings.options import ConfigError
 from trainers.tasks import gsm8k
-from trainers.tasks.numbers import Verdict
+from trainers.tasks.verdicts import Verdict
 
 PROBLEMS, SAMPLES = 8, 3  # the embedded model solves about half of the problems
 

@@ -10,6 +10,7 @@ from core.masking_strategy import sync_masking_with_nelbo
 from trainers.evaluating.evaluation import Evaluation, Evaluator, encode_prompts, summarise
 from trainers.settings.objects import build_loss, build_masking
 from trainers.tasks import gsm8k
+from trainers.tasks.verdicts import Verdict
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_every_completion_is_judged_once_against_its_own_answer(make_evaluator, 
 
     def verify(completion, answer):
         judged.append((completion, answer))
-        return gsm8k.Verdict(strict=len(judged) % 4 == 0, lenient=len(judged) % 2 == 0)
+        return Verdict(strict=len(judged) % 4 == 0, lenient=len(judged) % 2 == 0)
 
     evaluation = make_evaluator(verify, batch_size=batch_size).run(make_policy(), temperature=1.0)
     assert [answer for _, answer in judged] == list(splits["test"]["answer"])

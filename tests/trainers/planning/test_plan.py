@@ -20,10 +20,10 @@ from trainers.benchmarking.roofline import Costs, Peaks
 from trainers.benchmarking.shapes import Shape, random_policy
 from trainers.benchmarking.steps import FULL, LORA
 from trainers.models.adapters import lora_config
+from trainers.planning.derived import how_often
 from trainers.planning.memory import Setup
 from trainers.planning.models import Model, find_model
 from trainers.planning.phases import AGAIN, BACKWARD, FORWARD, Meter, phases_of
-from trainers.planning.plan import how_often
 from trainers.planning.work import Lengths, Work, count_work
 from trainers.settings.model import ModelArguments
 from trainers.settings.objects import build_generator, build_likelihood, build_loss, build_masking

@@ -14,7 +14,7 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 
 from trainers.rewarding.guard import SHOWN, UNKNOWN, Fault, guard, read_values, shown
 from trainers.rewarding.time_limit import TimeUp, within
-from trainers.tasks import gsm8k
+from trainers.tasks.word_problems.numbers import format_reward
 
 LIMIT = 0.2  # seconds
 POISON = "poison"
@@ -41,7 +41,7 @@ def test_good_rewards_pass_as_numbers_and_keep_their_name():
     reward = guard(lambda completions, answer: [1, 0.5, None, torch.tensor(2.0)], LIMIT)
     assert reward(completions=["a"] * 4, answer=["1"] * 4) == [1.0, 0.5, None, 2.0]
     assert reward.faults == {} and reward.repeated is None
-    assert get_callable_name(guard(gsm8k.format_reward, LIMIT)) == "format_reward"
+    assert get_callable_name(guard(format_reward, LIMIT)) == "format_reward"
 
 
 @pytest.mark.parametrize(

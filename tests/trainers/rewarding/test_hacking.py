@@ -14,7 +14,7 @@ from trainers.reporting.report import write_report
 from trainers.rewarding.hacking import BLOCKS, PARTS, change_of, fell_on_held_out, reward_summary, trends_of
 from trainers.rewarding.log import STRICT, Failures, RewardLog
 from trainers.rewarding.watch import FIRST_LOOK, RewardHackingCallback
-from trainers.tasks.numbers import Verdict
+from trainers.tasks.verdicts import Verdict
 
 ROWS = 100
 SEEDS = 1000
