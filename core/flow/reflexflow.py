@@ -76,7 +76,7 @@ def frequency_compensation(
     return (weight * (velocity - target).square()).mean(dim=(1, 2))
 
 
-def _share(size: Float[Tensor, "N *rest"], where: Bool[Tensor, "N *rest"]) -> Float[Tensor, "N *rest"]:
+def _share(size: Float[Tensor, "N *D"], where: Bool[Tensor, "N *D"]) -> Float[Tensor, "N *D"]:
     """``size`` (zero outside ``where``) over its mean inside, sample by sample; 0 where all of a sample is 0."""
     axes = tuple(range(1, size.dim()))
     mean = size.sum(dim=axes, keepdim=True) / where.sum(dim=axes, keepdim=True).clamp(min=1)

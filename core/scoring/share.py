@@ -30,7 +30,7 @@ class Share:
     processes: int = 1
     gather: Callable[[Tensor], Tensor] = unchanged
 
-    def uniform(self, rows: int, *shape: int, generator: torch.Generator) -> Float[Tensor, "rows *shape"]:
+    def uniform(self, rows: int, *shape: int, generator: torch.Generator) -> Float[Tensor, "B *D"]:
         """float64 uniforms on the CPU for the rows of this part, out of those for the global batch, given equal
         generators everywhere."""
         return uniform(self.processes, rows, *shape, generator=generator, device="cpu")[self.rank]

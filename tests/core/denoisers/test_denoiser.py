@@ -304,9 +304,8 @@ def test_looking_at_the_head_leaves_the_random_state_alone():
             torch.rand(5)
             return super().forward(*args, **kwargs)
 
-    states = []
+    states, model = [], Dropping(VOCABULARY)
     for _ in range(2):  # the second time nobody looks
-        model = Dropping(VOCABULARY) if not states else model
         torch.manual_seed(0)
         ModelDenoiser(model, MASK_ID, model.head).token_logps(IDS, ATTENTION, ROWS, TARGETS, 1.0)
         states.append(torch.get_rng_state())
