@@ -15,7 +15,7 @@ from trainers.collating import IGNORED, CanvasCollator
 from trainers.distributed.sharding import ShardedTrainer, whole
 from trainers.exposure import SCHEDULED, log_follows
 from trainers.faults.tolerant import FaultTolerant
-from trainers.memory_budget import settle_memory
+from trainers.memory_budget import MemoryBudget
 from trainers.models.activations import checkpoint_activations
 from trainers.models.policy import Policy
 from trainers.saving.saving import SelfContained
@@ -68,7 +68,7 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
         self.masking_strategy = build_masking(args)
         sync_masking_with_nelbo(self.masking_strategy, self.nelbo_loss)
         self.nelbo_loss.states_per_forward = args.states_per_forward
-        self._memory_settled = args.memory_budget_gib is None
+        self.memory = MemoryBudget(args, self.nelbo_loss, policy, self.accelerator)
         self.objective = OBJECTIVES[args.prediction_type](args, self.nelbo_loss, self.masking_strategy, policy)
         gathers = self.is_fsdp_enabled or not (self.shards_weights and self.objective.scheduled.active)
         walks = "0 under DeepSpeed ZeRO-3, where walks of different lengths would wait for one another; FSDP2 has them"
@@ -86,11 +86,7 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
     ) -> Tensor:
         """The objective on noise drawn for this micro-step, in nats per canvas token."""
         training, state = model.training, self.state
-        if not self._memory_settled:
-            columns = zip(self.train_dataset["input_ids"], self.train_dataset["labels"], strict=True)
-            prompts = (len(ids) - sum(label != IGNORED for label in labels) for ids, labels in columns)
-            settle_memory(self, self.nelbo_loss, max(prompts))
-            self._memory_settled = True
+        self.memory.settle(self.model, self._longest_prompt)
         self._log_step_time(training)
         where = ("train", state.global_step, self._micro_step) if training else ("eval", 0, 0)
         self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
@@ -107,6 +103,10 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
         for name, value in metrics.items():
             self._metrics["train" if training else "eval"][name].append(value)
         return loss
+
+    def _longest_prompt(self) -> int:
+        columns = zip(self.train_dataset["input_ids"], self.train_dataset["labels"], strict=True)
+        return max(len(ids) - sum(label != IGNORED for label in labels) for ids, labels in columns)
 
     def _walking(self, model: nn.Module) -> AbstractContextManager[None]:
         """Whole weights where processes make different numbers of forwards, from here to the end of the backward."""
