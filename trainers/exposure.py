@@ -48,7 +48,7 @@ class Walks:
     temperature: float
     size: int | None = None
 
-    def __call__(
+    def walk(
         self,
         denoiser: Denoiser,
         batch: tuple[Tensor, Tensor, Tensor],
@@ -56,8 +56,7 @@ class Walks:
         step: int,
         noise: torch.Generator,
         share: Share,
-        measure: bool,
-    ) -> tuple[RollOut, dict[str, float]]:
+    ) -> tuple[RollOut, float]:
         """Let the model walk to the states of ``draws``.
 
         Args:
@@ -67,25 +66,11 @@ class Walks:
             step: optimiser step, for the ramp.
             noise: the only source of randomness, the same on every process.
             share: which part of the global batch this is.
-            measure: whether to spend forwards on the exposure bias.
 
         Returns:
-            The states as the model left them, and the numbers for the log.
+            The states as the model left them, and the seconds that it took.
         """
         started = time.perf_counter()
-        rollout = self._walk(denoiser, batch, draws, step, noise, share)
-        seconds, common = time.perf_counter() - started, (denoiser, batch, self.temperature, self.size)
-        return rollout, rollout_metrics(rollout, self.scheduled, step, seconds, measure, self.nelbo_loss, *common)
-
-    def _walk(
-        self,
-        denoiser: Denoiser,
-        batch: tuple[Tensor, Tensor, Tensor],
-        draws: Draws,
-        step: int,
-        noise: torch.Generator,
-        share: Share,
-    ) -> RollOut:
         assert draws.timestep is not None
         rows, size = len(batch[2]), self.size or len(batch[2])
         timestep, most = share.gather(draws.timestep), self.nelbo_loss.schedule.max_timesteps
@@ -96,7 +81,20 @@ class Walks:
             parts.append(
                 self.scheduled.roll_out(denoiser, self.masking, *own, step, departures.rows(some), self.temperature)
             )
-        return RollOut.cat(parts)
+        return RollOut.cat(parts), time.perf_counter() - started
+
+    def metrics(
+        self,
+        rollout: RollOut,
+        seconds: float,
+        denoiser: Denoiser,
+        batch: tuple[Tensor, Tensor, Tensor],
+        step: int,
+        measure: bool,
+    ) -> dict[str, float]:
+        """The numbers of a walk, see `rollout_metrics`; arguments as in `walk`, which returned the first two."""
+        common = (self.nelbo_loss, denoiser, batch, self.temperature, self.size)
+        return rollout_metrics(rollout, self.scheduled, step, seconds, measure, *common)
 
 
 def rollout_metrics(

@@ -84,8 +84,8 @@ class StateDrawer:
     ) -> Draws:
         """States of the model's own making; old, reference and current policy share them."""
         noise = at.generator("scheduled_sampling", iteration, 0, device=batch[2].device)
-        rollout, metrics = self.walks(denoiser, batch, draws, at.update, noise, self.share, measure)
-        self.meter.walked(metrics)
+        rollout, seconds = self.walks.walk(denoiser, batch, draws, at.update, noise, self.share)
+        self.meter.walked(self.walks.metrics(rollout, seconds, denoiser, batch, at.update, measure), seconds)
         return rollout.draws
 
     def _replays_exactly(self, trajectory: Trajectory) -> bool:

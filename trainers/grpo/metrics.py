@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from core.scoring.likelihood import LikelihoodEstimate, total_weight
 from core.scoring.share import Share
 from core.trajectory import Trajectory
-from trainers.exposure import SCHEDULED, bounds_apart
+from trainers.exposure import bounds_apart
 from trainers.grpo.diagnostics import (
     GRADIENT_NOISE_SCALE,
     GRADIENT_SIGNAL,
@@ -85,10 +85,10 @@ class Meter:
         self.add("rollout/tokens_per_second", tokens / seconds)
         self.add("rollout/forwards_per_completion", self.mean(trajectory.forwards.float()))
 
-    def walked(self, metrics: dict[str, float]) -> None:
+    def walked(self, metrics: dict[str, float], seconds: float) -> None:
         """The model walked to states of its own making. Processes may differ in what they have: the main one's are
         shown."""
-        self._seconds[WALKS] += metrics[SCHEDULED + "seconds"]
+        self._seconds[WALKS] += seconds
         for name, value in metrics.items():
             self.add(name, value)
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from watching import look_at
 
 import trainers.exposure
-import trainers.sft.objectives
+import trainers.sft.moved_states
 from core.sampling.solvers import SOLVERS
 from core.scheduled_sampling import RollOut
 from core.scoring.likelihood import by_sign
@@ -251,9 +251,9 @@ def test_a_state_without_a_wrong_token_has_no_exposure_bias_also_under_dropout(
     make_sft, make_policy, record, monkeypatch
 ):
     """Rounding would do as well: the bias is divided by its own mean, however small that is."""
-    seen, function = [], trainers.sft.objectives.masked_frequency_compensation
+    seen, function = [], trainers.sft.moved_states.masked_frequency_compensation
     monkeypatch.setattr(
-        trainers.sft.objectives, "masked_frequency_compensation", lambda *args: seen.append(args) or function(*args)
+        trainers.sft.moved_states, "masked_frequency_compensation", lambda *args: seen.append(args) or function(*args)
     )
     trainer = make_sft(policy=make_policy(attention_dropout=0.5), **ON, **STATES, **REFLEXFLOW)
     rollouts = record(trainer.objective.scheduled, "roll_out")
