@@ -1,7 +1,7 @@
 """The docstring of each trainer lists all that is redefined of TRL and transformers, and nothing else."""
 
 import pytest
-from overrides import documented, redefined
+from overrides import documented, ours, redefined
 
 from trainers.dpo import DiffusionDPOTrainer
 from trainers.grpo import ImprovedDiffuGRPOTrainer
@@ -16,6 +16,13 @@ def test_docstring_lists_every_redefined_method_with_its_class(trainer):
     assert len(listed) == len(set(listed))
     assert sorted(found - set(listed)) == [], "redefined, and not in the docstring"
     assert sorted(set(listed) - found) == [], "in the docstring, and not redefined"
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_method_is_looked_up_in_our_classes_before_the_libraries(trainer):
+    """A mixin that the order of bases leaves behind TRL's trainer would redefine nothing."""
+    own = ours(trainer)
+    assert list(trainer.__mro__[: len(own)]) == own
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)

@@ -19,7 +19,6 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
-from trl import GRPOTrainer
 from trl.trainer.utils import nanstd
 
 from trainers.rewarding.guard import REWARD_TIME_LIMIT, Fault, GuardedReward, guard, shown
@@ -81,8 +80,9 @@ def check_weights(args: Any, count: int) -> None:
     require(args, "reward_weights", any(weights), "one that is not 0, or there is nothing to learn from")
 
 
-class FaultTolerantRewards(GRPOTrainer):
-    """Mixin: rewards behind guards, `_calculate_rewards` made neutral, and TRL's means of rewards put right.
+class FaultTolerantRewards:
+    """Mixin in front of TRL's GRPO trainer: rewards behind guards, `_calculate_rewards` made neutral, and TRL's means
+    of rewards put right.
 
     Args:
         args: options.
