@@ -103,12 +103,12 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
             **kwargs,
         )
         match_reference(self.model)
-        self._hold()
+        self._build_collaborators()
         for pairs in (self.train_dataset, self.eval_dataset):
             if pairs is not None:
                 check_lengths(pairs, args.max_completion_length, tokenizer.eos_token_id)
 
-    def _hold(self) -> None:
+    def _build_collaborators(self) -> None:
         """The objects that draw and score, and what TRL is told of them."""
         self.likelihood = build_likelihood(self.args)
         self.likelihood.states_per_forward = self.args.states_per_forward

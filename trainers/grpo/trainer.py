@@ -104,23 +104,23 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
             disable_dropout(policy.model)
         reference = frozen_copy(policy, kwargs.get("peft_config")) if args.beta != 0.0 else None
         checkpoint_activations(policy, args)
-        data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         with untold(args, reference):
             super().__init__(
                 model=policy.model,
                 reward_funcs=reward_funcs,
                 args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
                 processing_class=policy.tokenizer,
-                **data,
                 **kwargs,
             )
         match_reference(self.model)
-        self._hold()
+        self._build_collaborators()
         self.add_callback(DiagnosticsCallback())
         if reference is not None:
             self._adopt(reference)
 
-    def _hold(self) -> None:
+    def _build_collaborators(self) -> None:
         """The objects that do the work, from the bottom up."""
         args, share, likelihood, masking = self.args, self.share, self.likelihood, self.masking_strategy
         self._stored: StoredStates | None = None  # of the rollout that TRL is scoring

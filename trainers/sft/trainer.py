@@ -83,10 +83,10 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
             data_collator=CanvasCollator(args.max_completion_length, tokenizer.pad_token_id, tokenizer.eos_token_id),
             **kwargs,
         )
-        self._hold()
+        self._build_collaborators()
         _check_lengths(self.train_dataset, args.max_completion_length)
 
-    def _hold(self) -> None:
+    def _build_collaborators(self) -> None:
         """The objects that do the work."""
         args = self.args
         self.nelbo_loss: TrajectoryNELBOLoss = build_loss(args)
