@@ -1,5 +1,8 @@
 """Training in this process or in forked ones, and what came of it."""
 
+import math
+
+import pytest
 import torch
 from accelerate import debug_launcher
 from accelerate.state import AcceleratorState, GradientState
