@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 HOMES = {
     "ImprovedDiffuGRPOTrainer": "trainers.grpo",
-    "ImprovedDiffuGRPOConfig": "trainers.settings.trainer",
+    "ImprovedDiffuGRPOConfig": "trainers.settings.grpo",
     "DiffusionSFTTrainer": "trainers.sft",
-    "DiffusionSFTConfig": "trainers.settings.trainer",
+    "DiffusionSFTConfig": "trainers.settings.sft",
     "DiffusionDPOTrainer": "trainers.dpo",
     "DiffusionDPOConfig": "trainers.settings.dpo",
     "load_policy": "trainers.models.loading",
