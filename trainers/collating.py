@@ -4,8 +4,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # label that TRL puts on prompt tokens
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """Ids of the padding token and of EOS; a policy's tokenizer has both, `trainers.models.loading` sees to it."""
+    pad_id, eos_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    assert isinstance(pad_id, int) and isinstance(eos_id, int)
+    return pad_id, eos_id
 
 
 class CanvasCollator:
@@ -18,6 +26,7 @@ class CanvasCollator:
         self.canvas_length, self.pad_id, self.eos_id = canvas_length, pad_id, eos_id
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """``prompt_ids``, ``prompt_mask`` (B, P), left-padded, and ``completion_ids`` (B, L), filled up with EOS."""
         prompts, canvases = [], []
         for row in rows:
             completion = [label for label in row["labels"] if label != IGNORED]
