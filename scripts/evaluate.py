@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     problems = problems.select(range(min(options.limit or len(problems), len(problems))))
     set_seed(config.training.seed)  # fresh weights are then the same on every process
     policy = load_experiment_policy(config, splits["train"])
-    policy.model.to(config.training.device)
+    policy.move_to(config.training.device)
     evaluators = [build_evaluator(row.config, task, problems) for row in swept]
     work = Work(evaluators, policy, list(dict.fromkeys(options.decodings)), options.repeats)
     work.check()

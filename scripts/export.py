@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
         args, block_length = None, settled_block_length(Path(options.source))
     policy = load_policy(replace(model, **plain), block_length=block_length)
     if options.dtype:
-        policy.model.to(getattr(torch, options.dtype))
+        policy.move_to(getattr(torch, options.dtype))
 
     policy.model.save_pretrained(options.output)
     policy.tokenizer.save_pretrained(options.output)

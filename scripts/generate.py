@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
         policy.denoiser(),
         loss.schedule,
         build_masking(args),
-        policy.tokenizer.eos_token_id,
+        policy.eos_id,
         temperature=0.0 if options.greedy else args.temperature,
     )
 
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     batch = encode_prompts(policy, [prompt])
     noise = generator_at(args.seed, "generate", device=policy.model.device)
     trajectory = sampler.generate(batch["input_ids"], batch["attention_mask"], noise, observe=show)
-    text = policy.tokenizer.decode(trajectory.completions()[0], skip_special_tokens=True)
+    text = policy.decode(trajectory.completions()[0], skip_special_tokens=True)
     console.print(Text(text, style="bold"))
     logp = f"log p(path) = {trajectory.commit_logps[0].sum():.3f} nats"
     console.print(

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     if config.model.from_scratch:
         raise ConfigError("model.from_scratch=True: expected trained weights")
     policy = load_experiment_policy(config, Dataset.from_dict({"prompt": [], "completion": []}))
-    policy.model.to(config.training.device)
+    policy.move_to(config.training.device)
     batch_size = config.training.rollout_batch_size or DiffusionLM.default_batch_size
     model = DiffusionLM(config.training, policy, config.training.seed, chosen.draws, batch_size)
     results, table = evaluate(model, chosen.tasks, chosen.include_path, chosen.num_fewshot, chosen.limit)

@@ -61,7 +61,8 @@ def main(argv: list[str]) -> None:
     chosen, overrides = options().parse_known_args(argv[len(leading) :])
     if not 3 <= len(leading) <= 4:
         raise ConfigError(f"expected MODEL GPUS BUDGET and perhaps a config, got {leading}; call: {USAGE}")
-    name, gpus, wanted, path = (*leading, None)[:4]
+    name, gpus, wanted, *config_path = leading
+    path = config_path[0] if config_path else None
     if path is not None:
         read([path, *overrides])
 

@@ -42,7 +42,7 @@ class RuledModelDenoiser(ModelDenoiser):
         logit_shift: bool = False,
         embedding: nn.Module | None = None,
         last_feed_forward: nn.Module | None = None,
-        attention: str = "sdpa",
+        attention: str | None = "sdpa",
         block_length: int | None = None,
         prompt_in_blocks: bool = False,
         pairwise: bool = False,
@@ -156,6 +156,8 @@ class _SpanLayer(CacheLayerMixin):
 
 class _Span(Cache):
     """A cache for one forward: reads a memory, keeps what the forward wrote."""
+
+    layers: list[_SpanLayer]
 
     def __init__(self, memory: KeyValues | None):
         if memory is None:

@@ -1,6 +1,7 @@
 """From one flat config to the objects of core: the one place where option names meet constructor arguments."""
 
 from inspect import signature
+from typing import TypedDict
 
 from core.alpha_schedule import AlphaSchedule
 from core.denoisers.denoiser import EmbeddingDenoiser
@@ -19,8 +20,17 @@ from core.scoring import Likelihood
 from trainers.settings.diffusion import DiffusionArguments
 
 
-def schedule_arguments(args: DiffusionArguments) -> dict[str, object]:
-    """The four numbers of the schedule."""
+class ScheduleArguments(TypedDict):
+    """What a schedule is built from: T, its name, and the two ends of alpha."""
+
+    max_timesteps: int
+    alpha_schedule: str
+    alpha_min: float
+    alpha_max: float
+
+
+def schedule_arguments(args: DiffusionArguments) -> ScheduleArguments:
+    """What the options say of the schedule."""
     return {
         "max_timesteps": args.max_timesteps,
         "alpha_schedule": args.alpha_schedule,

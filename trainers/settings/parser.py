@@ -218,6 +218,7 @@ class SectionParser(argparse.ArgumentParser):
         """The value of one text or several; None: they are refused."""
         if raw == ():
             return action.const
+        assert callable(action.type)  # `trainers.settings.values.argument` gives every option one
         texts = [_text(item, action) for item in (raw if isinstance(raw, list) else [raw])]
         try:
             values = [action.type(text) for text in texts]
