@@ -116,6 +116,7 @@ class StepMemory:
         self._known: dict[int, int] = {}
 
     def __call__(self, states: int) -> int:
+        """Peak bytes of a step with so many states in one forward; the model keeps its mode and no gradients."""
         if states not in self._known:
             model, training = self.denoiser.model, self.denoiser.model.training
             model.train()

@@ -24,6 +24,7 @@ class Pass:
 
     @property
     def positions(self) -> int:
+        """Positions fed in all rows."""
         return self.rows * self.fed
 
 

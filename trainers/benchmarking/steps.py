@@ -66,6 +66,7 @@ class TrainingStep:
     )  # fmt: skip
 
     def cells(self) -> list[str]:
+        """The row as text under `HEADINGS`: weights in millions, milliseconds, rates a second, MiB, MFU in percent."""
         took = Spread.of(self.seconds)
         return [
             self.trained + (", checkpointed" if self.checkpointed else ""),

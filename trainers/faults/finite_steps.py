@@ -69,6 +69,7 @@ class FiniteSteps:
         return state | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else state
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of one micro-step; the last one of a step checks losses and gradients of all before the update."""
         loss = super().training_step(*args, **kwargs)
         self._micro_steps[-1]["loss"] = loss
         if self.accelerator.sync_gradients:

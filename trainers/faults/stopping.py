@@ -77,6 +77,7 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Agree over all ranks on whether any got a signal; if so, save, skip evaluation and stop here."""
         mine = torch.tensor([self.received], device=self.accelerator.device)
         self.agreed = int(self.accelerator.gather(mine).max())
         if self.agreed:
@@ -85,6 +86,7 @@ class StopOnSignal(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Keep the end of an epoch from saving or evaluating again after the step that stopped the run."""
         if self.agreed:  # saved already
             control.should_save = control.should_evaluate = False
 
@@ -98,6 +100,7 @@ class StopsOnSignals:
         self.add_callback(self._stop)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train while signals are held off; raise RunStopped after the checkpoint that one of them led to."""
         with self._stop.listening():
             result = super().train(*args, **kwargs)
         if self._stop.agreed:

@@ -45,6 +45,7 @@ class WholeSaves:
         super().__init__(*args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Clean up after a killed save, refuse a run that the disk has no room for, then train."""
         if self.args.should_save:
             recover(Path(self.args.output_dir))
         if (wrong := self._first(lack_of_room(self) if self.args.should_save else None)) is not None:
@@ -111,6 +112,7 @@ class WholeSaves:
             publish(final)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the final model beside its place, then rename it; the trainer's own directory is written as it is."""
         if _internal_call or output_dir is None or Path(output_dir) == Path(self.args.output_dir):
             super().save_model(output_dir, _internal_call)
             return

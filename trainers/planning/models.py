@@ -73,6 +73,7 @@ class Model:
     largest: int
 
     def costs(self, itemsize: int) -> Costs:
+        """Arithmetic and traffic of its parts, with numbers of ``itemsize`` bytes."""
         return Costs(self.config, itemsize)
 
 

@@ -76,6 +76,7 @@ class Plan:
 
     @property
     def flop(self) -> float:
+        """Arithmetic of one optimiser step on each accelerator, all phases."""
         return sum(phase.flop for phase in self.phases)
 
     @property

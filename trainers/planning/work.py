@@ -67,12 +67,14 @@ class CountingDenoiser(CachedDenoiser):
         rows: Bool[Tensor, "B N"],
         position_ids: Int[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "R V"]:
+        """Count a forward over all N positions, and answer with random logits (R, V) for ``rows``."""
         self._count(ids, ids.size(1), int(rows.sum()))
         return self._answer(rows.nonzero()[:, 1])
 
     def logits_at(
         self, ids: Int[Tensor, "B N"], attention_mask: Tensor | None, columns: Int[Tensor, "B K"]
     ) -> Float[Tensor, "R V"]:
+        """Count a forward over all N positions, and answer with random logits (B * K, V) for ``columns``."""
         self._count(ids, ids.size(1), columns.numel())
         return self._answer(columns.flatten())
 
@@ -84,6 +86,7 @@ class CountingDenoiser(CachedDenoiser):
         memory: KeyValues | None,
         columns: Int[Tensor, "B C"],
     ) -> tuple[Float[Tensor, "R V"], KeyValues]:
+        """Count a forward over Q positions that attend to the memory too; its keys and values are zeros of size 1."""
         stored = 0 if memory is None else len(memory)
         self._count(ids, stored + ids.size(1), columns.numel())
         written = (torch.zeros(ids.size(0), 1, ids.size(1), 1),)

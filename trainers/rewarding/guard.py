@@ -105,6 +105,7 @@ class GuardedReward:
         self.repeated: Fault | None = None
 
     def __call__(self, *, completions: list[Any], **kwargs: Any) -> list[float | None]:
+        """One value a completion, None where the reward says so; `faults` and `repeated` then tell of this call."""
         outcome = self._attempt(completions, kwargs, self.seconds)
         self.repeated = outcome if isinstance(outcome, Fault) and len(completions) > 1 else None
         if self.repeated is not None:
@@ -144,6 +145,7 @@ class GuardedAsyncReward(GuardedReward):
     """The same for a coroutine function; its completions are repeated side by side."""
 
     async def __call__(self, *, completions: list[Any], **kwargs: Any) -> list[float | None]:
+        """One value a completion; a coroutine that passes the time limit is cancelled and not waited for."""
         size = len(completions)
         outcome = await self._attempt_async(completions, kwargs)
         self.repeated = outcome if isinstance(outcome, Fault) and size > 1 else None

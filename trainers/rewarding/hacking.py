@@ -41,12 +41,15 @@ class Change:
 
     @property
     def value(self) -> float:
+        """End minus start, in the quantity's unit."""
         return self.end - self.start
 
     def rises(self, errors: float) -> bool:
+        """Whether the end lies above the start by more than so many standard errors."""
         return self.value > errors * self.error
 
     def falls(self, errors: float) -> bool:
+        """Whether the end lies below the start by more than so many standard errors."""
         return -self.value > errors * self.error
 
 

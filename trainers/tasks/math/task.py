@@ -113,6 +113,7 @@ class Problem:
 
     @property
     def key(self) -> str:
+        """What splits are disjoint in: the problem without case and spacing."""
         return key_of(self.problem)
 
 

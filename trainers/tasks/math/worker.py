@@ -31,6 +31,7 @@ def is_equal(expected: str, text: str) -> bool:
 
 
 def main(cpu_seconds: float, memory_bytes: int) -> None:
+    """Answer every line of standard input, with limits of CPU seconds for each and of bytes for the process."""
     # what a library prints must not be taken for an answer
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

@@ -67,6 +67,7 @@ class Launcher:
         socket.send_fds(self._socket, [json.dumps(asdict(job)).encode()], files)
 
     def close(self) -> None:
+        """Close the socket, at which the launcher ends; the process that started it waits for that."""
         self._socket.close()
         if self._owner == os.getpid():
             self._process.wait()

@@ -24,6 +24,7 @@ class Remote:
         self._channel, self._reference = channel, reference
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Have the other process call it with plain data, and return or raise what it answers."""
         return self._channel.call(self, arguments, keywords)
 
     def _refuse(self, *_: Any) -> Any:
