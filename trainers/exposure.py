@@ -6,13 +6,19 @@ at rolled-out minus loss at clean states of the same sequences, nats a sequence)
 of its own to be right about, and walks inside its loss: it logs no accuracy, no seconds, and its bias in nats a token.
 """
 
+import time
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from transformers import TrainerState
 
 from core.denoisers.denoiser import Denoiser
+from core.masking_strategy import MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
 from core.scheduled_sampling import RollOut, ScheduledSampling, exposure_bias
+from core.scoring import Draws
+from core.scoring.share import Share
 
 SCHEDULED = "scheduled_sampling/"  # prefix of the keys
 
@@ -22,6 +28,73 @@ def log_follows(state: TrainerState, steps: int = 1) -> bool:
     wait for it."""
     every = max(state.logging_steps, 1)
     return (state.global_step + steps) // every > state.global_step // every
+
+
+@dataclass(frozen=True)
+class Walks:
+    """Scheduled sampling of states that were drawn, and its metrics.
+
+    Attributes:
+        scheduled: when, how far and by which solver.
+        masking: hid the tokens; holds the schedule.
+        nelbo_loss: drew the states, and scores them where the exposure bias is measured.
+        temperature: of the tokens that the model reveals.
+        size: rows of a micro-batch; None: all at once.
+    """
+
+    scheduled: ScheduledSampling
+    masking: MaskingStrategy
+    nelbo_loss: TrajectoryNELBOLoss
+    temperature: float
+    size: int | None = None
+
+    def walk(
+        self,
+        denoiser: Denoiser,
+        batch: tuple[Tensor, Tensor, Tensor],
+        draws: Draws,
+        step: int,
+        noise: torch.Generator,
+        share: Share,
+    ) -> tuple[RollOut, float]:
+        """Let the model walk to the states of ``draws``.
+
+        Args:
+            denoiser: the current weights.
+            batch: prompts and their mask (B, P), and canvases (B, L).
+            draws: the states.
+            step: optimiser step, for the ramp.
+            noise: the only source of randomness, the same on every process.
+            share: which part of the global batch this is.
+
+        Returns:
+            The states as the model left them, and the seconds that it took.
+        """
+        started = time.perf_counter()
+        assert draws.timestep is not None
+        rows, size = len(batch[2]), self.size or len(batch[2])
+        timestep, most = share.gather(draws.timestep), self.nelbo_loss.schedule.max_timesteps
+        departures = self.scheduled.depart(timestep, most, step, noise).rows(share.own(rows))
+        parts = []
+        for some in (slice(start, start + size) for start in range(0, rows, size)):
+            own = (*(part[some] for part in batch), draws.rows(some))
+            parts.append(
+                self.scheduled.roll_out(denoiser, self.masking, *own, step, departures.rows(some), self.temperature)
+            )
+        return RollOut.cat(parts), time.perf_counter() - started
+
+    def metrics(
+        self,
+        rollout: RollOut,
+        seconds: float,
+        denoiser: Denoiser,
+        batch: tuple[Tensor, Tensor, Tensor],
+        step: int,
+        measure: bool,
+    ) -> dict[str, float]:
+        """The numbers of a walk, see `rollout_metrics`; arguments as in `walk`, which returned the first two."""
+        common = (self.nelbo_loss, denoiser, batch, self.temperature, self.size)
+        return rollout_metrics(rollout, self.scheduled, step, seconds, measure, *common)
 
 
 def rollout_metrics(

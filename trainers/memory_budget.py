@@ -10,29 +10,55 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
 
 from core.denoisers.denoiser import ModelDenoiser
 from core.scoring import Draws, Likelihood
 from trainers.benchmarking.memory import peak_memory
+from trainers.models.policy import Policy
 from trainers.settings.options import refusal, require
 
 GIB = 2**30
 
 
-def settle_memory(trainer: Any, likelihood: Likelihood, prompt_length: int) -> None:
-    """`choose_states` for a trainer, with its policy; says what was chosen. To be called when a step is about to be
-    made: only then does the model have its autocast and its gradient checkpointing."""
-    args, accelerator = trainer.args, trainer.accelerator
-    whole = not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
-    require(args, "memory_budget_gib", whole, "unset under DeepSpeed or FSDP: set loss.states_per_forward")
+class MemoryBudget:
+    """Applies `choose_states` to a trainer once, when its first step is about to be made: only then does the model
+    have its autocast and its gradient checkpointing.
 
-    def smallest(count: int) -> int:
-        return int(accelerator.gather(torch.tensor([count], device=accelerator.device)).min())
+    Args:
+        args: the trainer's options; without loss.memory_budget_gib there is nothing to choose.
+        likelihood: is told what was chosen.
+        policy: how the model is called.
+        accelerator: the processes, which all have to choose alike.
+    """
 
-    denoiser = trainer.policy.denoiser(accelerator.unwrap_model(trainer.model))
-    line = choose_states(args, likelihood, denoiser, prompt_length, smallest)
-    if accelerator.is_main_process:
-        print(line)
+    def __init__(self, args: Any, likelihood: Likelihood, policy: Policy, accelerator: Accelerator):
+        self.args, self.likelihood, self.policy, self.accelerator = args, likelihood, policy, accelerator
+        self.settled = args.memory_budget_gib is None
+
+    def settle(self, model: nn.Module, longest_prompt: Callable[[], int]) -> None:
+        """Choose, if that was not done, and say what was chosen.
+
+        Args:
+            model: what is trained, in its wrapper or not.
+            longest_prompt: tokens of the longest prompt, which may take a while to find.
+        """
+        if self.settled:
+            return
+        whole = self.accelerator.distributed_type not in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+        own = "unset under DeepSpeed or FSDP: set loss.states_per_forward"
+        require(self.args, "memory_budget_gib", whole, own)
+        denoiser = self.policy.denoiser(self.accelerator.unwrap_model(model))
+        line = choose_states(self.args, self.likelihood, denoiser, longest_prompt(), self._smallest)
+        if self.accelerator.is_main_process:
+            print(line)
+        self.settled = True
+
+    def _smallest(self, count: int) -> int:
+        """Of all processes' numbers."""
+        return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).min())
 
 
 def choose_states(

@@ -43,11 +43,17 @@ def roll_out(
     parts = []
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        ids = [torch.tensor(prompts[i]) for i in rows]
-        padded = pad(ids, padding_value=pad_id, padding_side="left")
-        mask = pad([torch.ones_like(own) for own in ids], padding_value=0, padding_side="left")
-        parts.append(sampler.generate(padded.to(device), mask.to(device), keys[rows]))
+        parts.append(sampler.generate(*padded([prompts[i] for i in rows], pad_id, device), keys[rows]))
     return Trajectory.cat(parts)[torch.tensor(order, device=device).argsort()]
+
+
+def padded(
+    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> tuple[Int[Tensor, "B P"], Int[Tensor, "B P"]]:
+    """Prompts filled up on their left, and the mask that is 0 there."""
+    ids = [torch.tensor(prompt) for prompt in prompts]
+    mask = pad([torch.ones_like(own) for own in ids], padding_value=0, padding_side="left")
+    return pad(ids, padding_value=pad_id, padding_side="left").to(device), mask.to(device)
 
 
 def balanced(prompts: Sequence[Sequence[int]], parts: int, canvas_length: int) -> list[list[int]]:

@@ -3,7 +3,9 @@
 import torch
 from peft import LoraConfig
 
-from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer, by_sign
+from core.scoring import Draws, by_sign
+from trainers.grpo.states import DRAWS
+from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 # 4 micro-batches of 4 rows a rollout, 2 micro-batches an update, every rollout used twice
@@ -31,10 +33,8 @@ class Watching(ImprovedDiffuGRPOTrainer):
     def __init__(self, *args, **kwargs):
         self.trajectories, self.micro_batches, self.batches = [], [], []
         super().__init__(*args, **kwargs)
-
-    def _rollout(self, *args):
-        self.trajectories.append(super()._rollout(*args))
-        return self.trajectories[-1]
+        complete = self.roller.complete
+        self.roller.complete = lambda *args: self.trajectories.append(complete(*args)) or self.trajectories[-1]
 
     def _generate_and_score_completions(self, inputs):
         self.batches.append(super()._generate_and_score_completions(inputs))
@@ -77,6 +77,17 @@ def nudge(model, size=0.05, seed=0):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += size * torch.randn(parameter.shape, generator=noise)
+
+
+def draws_of(inputs, iteration=0):
+    """The states of one iteration in TRL's batch."""
+    return Draws.from_dict(inputs, DRAWS).iteration(iteration)
+
+
+def estimate_of(trainer, inputs, draws):
+    """What the policy says of a batch on some states."""
+    prompts = inputs["prompt_ids"], inputs["prompt_mask"]
+    return trainer.scorer.estimate(trainer.model, prompts, inputs["canvas_ids"], draws)
 
 
 def loss_and_gradient(trainer, inputs):

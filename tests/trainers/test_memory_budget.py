@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from core.likelihoods import ESTIMATORS
 from core.scoring import Draws
 from trainers.benchmarking.memory import peak_memory
-from trainers.memory_budget import GIB, StepMemory, choose_states, most_within
+from trainers.memory_budget import GIB, MemoryBudget, StepMemory, choose_states, most_within
 from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.options import ConfigError
 
@@ -171,3 +172,15 @@ def test_fine_tuning_in_groups_is_that_of_all_at_once(make_sft):
 def test_losses_that_are_not_scored_in_groups_refuse_them(make_sft, options):
     with pytest.raises(ConfigError, match=r"loss.states_per_forward=3: only with masked text and no scheduled"):
         make_sft(states_per_forward=3, **options)
+
+
+def test_a_budget_is_settled_once_and_only_where_there_is_one(make_policy, grpo_args, capsys):
+    policy, asked = make_policy(), []
+    for options, chosen in (({}, 0), ({"memory_budget_gib": 4.0}, 1)):
+        args = grpo_args(per_device_train_batch_size=ROWS, **options)
+        likelihood = ESTIMATORS[args.likelihood](**args.likelihood_arguments)
+        memory = MemoryBudget(args, likelihood, policy, Accelerator(cpu=True))
+        for _ in range(2):
+            memory.settle(policy.model, lambda: asked.append(1) or PROMPT)
+        assert memory.settled and len(asked) == chosen
+        assert capsys.readouterr().out.count("memory budget 4 GiB") == chosen

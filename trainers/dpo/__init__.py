@@ -1,4 +1,6 @@
-"""VRPO: DPO on likelihood bounds, and the pairs of completions that it learns from.
+"""VRPO: `DiffusionDPOTrainer`, DPO on likelihood bounds on TRL's trainer, and the pairs that it learns from.
 
-Imports evaluating, saving, models and settings.
+Imports evaluating, saving, distributed, faults, models and settings.
 """
+
+from trainers.dpo.trainer import DiffusionDPOTrainer as DiffusionDPOTrainer

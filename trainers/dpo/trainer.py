@@ -13,14 +13,12 @@ scored on the same ones ("antithetic sampling" in VRPO): with equal weights s is
 The text is the whole canvas, EOS tail included: what the sampler writes and what the bound is of.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from torch import Tensor, nn
 from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
@@ -28,50 +26,43 @@ from trl.trainer.utils import FusedCausalLMOutput, use_adapter
 
 from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
 from core.scoring import Draws
-from trainers.collating import IGNORED, CanvasCollator
 from trainers.distributed.randomness import generator_at
 from trainers.distributed.sharding import ShardedTrainer
+from trainers.dpo.collating import TEXTS, PairCollator, check_lengths
 from trainers.faults.tolerant import FaultTolerant
 from trainers.models.activations import checkpoint_activations
 from trainers.models.adapters import REFERENCE, match_reference
 from trainers.models.dropout import disable_dropout
 from trainers.models.policy import Policy
+from trainers.models.reference import frozen_copy
 from trainers.saving.saving import SelfContained
 from trainers.settings.dpo import UNSUPPORTED_DPO, DiffusionDPOConfig
 from trainers.settings.objects import build_likelihood, build_masking
-from trainers.settings.options import ConfigError
 from trainers.settings.unsupported import refuse
 
-TEXTS = ("chosen", "rejected")
 # What TRL reads off left-to-right logits; masked states have none of the sort, and nothing is better than zeros.
 NOT_MEASURED = ("entropy", "mean_token_accuracy", "logits/chosen", "logits/rejected")
 
 
-class PairCollator(CanvasCollator):
-    """Tokenised pairs -> TRL's batch, all chosen rows above all rejected ones: a left-padded prompt and a canvas each.
-
-    A text that fills its canvas loses the EOS that TRL puts behind it.
-    """
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        texts = [(row["prompt_ids"], row[f"{text}_ids"][: self.canvas_length]) for text in TEXTS for row in rows]
-        batch = super().__call__(
-            [{"input_ids": prompt + ids, "labels": [IGNORED] * len(prompt) + ids} for prompt, ids in texts]
-        )
-        canvas, prompt_mask = batch["completion_ids"], batch["prompt_mask"]
-        return {
-            "input_ids": torch.cat([batch["prompt_ids"], canvas], dim=1),
-            "attention_mask": torch.cat([prompt_mask, torch.ones_like(canvas)], dim=1),
-            "completion_mask": torch.cat([torch.zeros_like(prompt_mask), torch.ones_like(canvas)], dim=1),
-        }
-
-
 class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrainer):
-    """`trl.DPOTrainer` for a masked diffusion model.
+    """`trl.DPOTrainer` for a masked diffusion model, on canvases of fixed length whose tail is EOS (`PairCollator`).
 
-    TRL keeps data preparation, losses, reference model, PEFT, metrics. Overridden: the collator (fixed EOS-filled
-    canvas), and `_compute_loss`, where TRL is handed what the policy and the reference say of the drawn states.
-    `_precompute_ref_logps` has nothing to do.
+    TRL keeps data preparation, losses, reference model, PEFT, metrics. What is redefined of TRL 1.16 and
+    transformers 5, constructors apart, and by which class:
+
+    _compute_loss (DiffusionDPOTrainer): hands TRL what the policy and the reference say of the drawn states
+    _precompute_ref_logps (DiffusionDPOTrainer): there is nothing to do before states are drawn
+    training_step (FiniteSteps): no update with a number that is not finite
+    train (StopsOnSignals): a signal ends the run with a checkpoint
+    train (WholeSaves): cleans up after a kill, and asks for room on the disk
+    _prepare_inputs (FiniteSteps): keeps the step's micro-batches, to save them if it fails
+    _save_checkpoint (WholeSaves): a checkpoint is there whole or not at all
+    _get_output_dir (WholeSaves): where it is written before that
+    _push_from_checkpoint (WholeSaves): pushes it from its final place
+    save_model (WholeSaves): the same for the final model
+    _save (SelfContained): writes the model card, and makes an adapter's directory whole
+    create_model_card (SelfContained): no card of TRL's
+    create_accelerator_and_postprocess (ShardedTrainer): FSDP2 also on CPU, and refusals of what cannot be sharded
 
     Args:
         policy: the model to train; the reference is what it is now.
@@ -99,9 +90,7 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
         args.max_length = None  # the canvas is the limit, checked below
         if args.disable_dropout:
             disable_dropout(policy.model)
-        # TRL reloads the reference by name, and patches the model's forward, which a later copy would share
-        adapted = kwargs.get("peft_config") is not None or isinstance(policy.model, PeftModel)
-        reference = None if adapted else copy.deepcopy(policy.model).requires_grad_(False)
+        reference = frozen_copy(policy, kwargs.get("peft_config"))
         checkpoint_activations(policy, args)
         super().__init__(
             model=policy.model,
@@ -114,16 +103,20 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
             **kwargs,
         )
         match_reference(self.model)
-        self.likelihood = build_likelihood(args)
-        self.likelihood.states_per_forward = args.states_per_forward
-        self.masking_strategy = build_masking(args)
+        self._build_collaborators()
+        for pairs in (self.train_dataset, self.eval_dataset):
+            if pairs is not None:
+                check_lengths(pairs, args.max_completion_length, tokenizer.eos_token_id)
+
+    def _build_collaborators(self) -> None:
+        """The objects that draw and score, and what TRL is told of them."""
+        self.likelihood = build_likelihood(self.args)
+        self.likelihood.states_per_forward = self.args.states_per_forward
+        self.masking_strategy = build_masking(self.args)
         sync_masking_with_nelbo(self.masking_strategy, self.likelihood)
         self.precompute_ref_logps = True  # TRL reads the reference's from the batch, where `_compute_loss` puts them
         self.aux_loss_enabled = False  # of a mixture of experts: its routers are not asked
         self._micro_step = 0
-        for pairs in (self.train_dataset, self.eval_dataset):
-            if pairs is not None:
-                _check_lengths(pairs, args.max_completion_length, tokenizer.eos_token_id)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         return dataset
@@ -138,14 +131,8 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
         policy, entropies = self._state_logps(model, batch, draws)
         with self._reference() as reference:
             of_reference, _ = self._state_logps(reference, batch, draws)
-
-        def token_logps(logps: Tensor) -> Tensor:
-            """(2B, P + L - 1): the bound's share of each token, at the places where TRL looks for it."""
-            bound = self.likelihood.combine(logps, entropies, draws).token_bound
-            return nn.functional.pad(-bound, (ids.size(1) - length - 1, 0))
-
-        logps = token_logps(policy)
-        chosen, rejected = token_logps(of_reference).sum(dim=1).chunk(2)
+        logps = self._token_logps(policy, entropies, draws, ids.size(1))
+        chosen, rejected = self._token_logps(of_reference, entropies, draws, ids.size(1)).sum(dim=1).chunk(2)
         nothing = torch.zeros_like(logps)
         found = FusedCausalLMOutput(log_probs=logps, entropy=nothing, mean_logits=nothing, is_top1=nothing.bool())
         scored = {**inputs, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
@@ -153,12 +140,15 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
         self._log_noise(policy.detach() - of_reference, draws)
         return loss
 
+    def _token_logps(self, logps: Tensor, entropies: Tensor, draws: Draws, width: int) -> Tensor:
+        """The bound's share of each token at the places where TRL looks for it, (2B, width - 1), from what a model
+        says of the states, (2B, M, L)."""
+        bound = self.likelihood.combine(logps, entropies, draws).token_bound
+        return nn.functional.pad(-bound, (width - bound.size(1) - 1, 0))
+
     def _draw(self, pairs: int, prompt_length: int) -> Draws:
         """The states of both texts of every pair, chosen ones first; a rank draws its share of the global batch."""
-        accelerator, training = self.accelerator, self.model.training
-        where = ("train", self.state.global_step, self._micro_step) if training else ("eval",)
-        if training:
-            self._micro_step = 0 if accelerator.sync_gradients else self._micro_step + 1
+        where = self._next_position()
         texts = TEXTS[:1] if self.args.share_states_in_pairs else TEXTS
         drawn = [
             self.likelihood.draw(
@@ -167,12 +157,20 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
                 self.args.max_completion_length,
                 prompt_length,
                 generator_at(self.args.seed, "preferences", *where, text),
-                device=accelerator.device,
+                device=self.accelerator.device,
                 share=self.share,
             )
             for text in texts
         ]
         return Draws.cat([drawn[0], drawn[-1]])
+
+    def _next_position(self) -> tuple[str | int, ...]:
+        """Where the run stands; it goes on by one micro-step. Every evaluation stands at the same place."""
+        if not self.model.training:
+            return ("eval",)
+        where = "train", self.state.global_step, self._micro_step
+        self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
+        return where
 
     def _state_logps(
         self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], draws: Draws
@@ -210,14 +208,3 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
         errors = self.likelihood.combine(ratios, torch.zeros_like(ratios), draws).standard_error
         variance = self.beta**2 * errors.square().view(-1, pairs).sum(dim=0)
         metrics["rewards/margins_standard_error"].append(self.accelerator.gather(variance).mean().sqrt().item())
-
-
-def _check_lengths(pairs: Dataset, canvas_length: int, eos_id: int) -> None:
-    """Texts must fit their canvas; the EOS behind one that fills it may be cut."""
-    lengths = [len(ids) - (ids[-1] == eos_id) for text in TEXTS for ids in pairs[f"{text}_ids"]]
-    too_long = sum(length > canvas_length for length in lengths)
-    if too_long:
-        raise ConfigError(
-            f"generation.max_completion_length={canvas_length}: {too_long} of {len(lengths)} preferred or rejected "
-            f"texts are longer; the longest has {max(lengths)} tokens without its EOS"
-        )

@@ -1,4 +1,6 @@
-"""GRPO: `ImprovedDiffuGRPOTrainer` on TRL's, and what only it needs.
+"""GRPO: `ImprovedDiffuGRPOTrainer` on TRL's, and what it holds (rollouts, states, scores, weights, metrics).
 
-Imports rewarding, saving, distributed, models and settings.
+Imports rewarding, saving, distributed, faults, models and settings; of its own modules, trainer.py is the topmost.
 """
+
+from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer as ImprovedDiffuGRPOTrainer

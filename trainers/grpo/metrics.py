@@ -3,15 +3,18 @@
 import math
 import time
 from collections import defaultdict
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.optim import Optimizer
 
-from core.scheduled_sampling import ScheduledSampling
-from core.scoring import Likelihood, LikelihoodEstimate, total_weight
+from core.scoring import LikelihoodEstimate, total_weight
+from core.scoring.share import Share
 from core.trajectory import Trajectory
-from trainers.exposure import bounds_apart, log_follows
+from trainers.exposure import bounds_apart
 from trainers.grpo.diagnostics import (
     GRADIENT_NOISE_SCALE,
     GRADIENT_SIGNAL,
@@ -23,114 +26,155 @@ from trainers.grpo.diagnostics import (
     noise_scale,
     rollout_mismatch,
 )
-from trainers.grpo.off_policy import CACHE_KL, CACHE_TRUNCATED, rollout_divergence
-from trainers.grpo.resuming import ResumableGRPOTrainer
+from trainers.grpo.position import Cadence, Position
+from trainers.grpo.states import PickedStates
 
-COMMITS = "commit_logps"  # log-probs with which the rollout committed its tokens; key of the inputs dictionary, (B, L)
+PARTS = ("rollout", "scoring", "backward")  # of an update's time; the rest is what TRL's step_time has beyond them
+WALKS = "scheduled_sampling"  # a fourth part, where it is switched on
 
 
-class MeasuredGRPOTrainer(ResumableGRPOTrainer):
-    """TRL's trainer with these metrics; a subclass rolls out, scores, and says what it did."""
+class Meter:
+    """Is told what happens and writes numbers of it where TRL's `log` finds them.
 
-    likelihood: Likelihood
-    scheduled: ScheduledSampling
+    Args:
+        metrics: mode -> name -> values since the last row of the log; TRL's own.
+        position: where the run stands.
+        cadence: how it goes on from there.
+        share: gathers the numbers of all processes.
+        sequences: of an update, on all processes.
+        walks: whether states are of the model's own making, which takes a part of the time.
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        self.evaluations = 0  # of one sequence by the model, in rollouts and scoring, on this process
+    Attributes:
+        evaluations: of one sequence by the model, in training's rollouts and scoring, on this process.
+        tokens: completion tokens of training's last rollout here.
+    """
+
+    def __init__(
+        self,
+        metrics: dict[str, dict[str, list[float]]],
+        position: Callable[[], Position],
+        cadence: Cadence,
+        share: Share,
+        sequences: int,
+        walks: bool,
+    ):
+        self.metrics, self.position, self.cadence, self.share = metrics, position, cadence, share
+        self.sequences, self.parts = sequences, (*PARTS, WALKS) if walks else PARTS
+        self.evaluations = self.tokens = 0
         self._seconds: dict[str, float] = defaultdict(float)
-        self._replays_exactly = False  # whether the loss replays single steps of an exact rollout
-        super().__init__(*args, **kwargs)
+        self._loss_done = 0.0
+        self._replays_exactly = False
 
-    def _log_rollout(self, trajectory: Trajectory, seconds: float) -> None:
-        """Speed and cost of the rollout just made."""
-        metrics = self._metrics["train" if self.model.training else "eval"]
+    def add(self, name: str, value: float) -> None:
+        """One value of a metric, in training's or the evaluation's own."""
+        self.metrics[self.position().mode][name].append(value)
+
+    def mean(self, values: Tensor) -> float:
+        """Of all processes' means."""
+        return self.share.gather(values.mean().unsqueeze(0)).mean().item()
+
+    # ---- what happened -------------------------------------------------------------------------------------------
+
+    def rolled_out(self, trajectory: Trajectory, seconds: float) -> None:
+        """A rollout was made: its speed and cost."""
         self._seconds["rollout"] += seconds
         tokens = int(trajectory.lengths.sum())
-        if self.model.training:
-            self._tokens = tokens
+        if self.position().training:
+            self.tokens = tokens
             self.evaluations += int(trajectory.forwards.sum())
-        metrics["rollout/tokens_per_second"].append(tokens / seconds)
-        metrics["rollout/forwards_per_completion"].append(self._mean(trajectory.forwards.float()))
+        self.add("rollout/tokens_per_second", tokens / seconds)
+        self.add("rollout/forwards_per_completion", self.mean(trajectory.forwards.float()))
 
-    def _log_estimate(self, estimate: LikelihoodEstimate, logps: Tensor, current: dict[str, Any]) -> None:
+    def walked(self, metrics: dict[str, float], seconds: float) -> None:
+        """The model walked to states of its own making. Processes may differ in what they have: the main one's are
+        shown."""
+        self._seconds[WALKS] += seconds
+        for name, value in metrics.items():
+            self.add(name, value)
+
+    def stored(self, replays_exactly: bool) -> None:
+        """States of a rollout were stored; whether they are the sampler's own."""
+        self._replays_exactly = replays_exactly
+
+    def evaluated(self, sequences: int) -> None:
+        """The model, or its reference, was run on so many."""
+        if self.position().training:
+            self.evaluations += sequences
+
+    @contextmanager
+    def scoring(self) -> Iterator[None]:
+        """What lasts as long as this is scoring."""
+        started = time.perf_counter()
+        yield
+        self._seconds["scoring"] += time.perf_counter() - started
+
+    def loss_done(self) -> None:
+        """The loss is there: what follows it is the backward."""
+        self._loss_done = time.perf_counter()
+
+    def micro_step_done(self, accumulated: int, optimizer: Optimizer | None) -> None:
+        """A micro-step of training is over; after the last of an update its times are logged.
+
+        Args:
+            accumulated: micro-steps of this update.
+            optimizer: whose moments are looked at then; None: no row of the log follows.
+        """
+        self._seconds["backward"] += time.perf_counter() - self._loss_done
+        if self.position().index % accumulated != 0:
+            return
+        for part in self.parts:
+            self.add(f"time/{part}", self._seconds[part])
+        trained = self.tokens * accumulated / self.cadence.micro_batches
+        self.add("loss/tokens_per_second", trained / (self._seconds["scoring"] + self._seconds["backward"]))
+        self._seconds.clear()
+        if optimizer is not None:
+            self._log_gradient(optimizer)
+
+    # ---- what the numbers say ------------------------------------------------------------------------------------
+
+    def scored(self, estimate: LikelihoodEstimate, logps: Float[Tensor, "B C"], states: PickedStates) -> None:
         """The bound with its error, the spread of the ratios that go into the loss, and what the rollout's own
         log-probs were."""
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        bound, error = estimate.sequence_bound.detach(), estimate.standard_error
-        moved, old_logps = current["draws"].rolled_out, current["old_per_token_logps"]
+        self._log_bound(estimate, states)
+        scored = (total_weight(states.draws) > 0) & states.text
+        if states.old_logps is not None:
+            weight = (estimate.token_weight * scored)[:, : logps.size(1)]
+            self._log_ratio(logps.detach() - states.old_logps, weight)
+        if self.cadence.is_on_policy(self.position()):
+            mean_logps = -estimate.token_bound.detach() / total_weight(states.draws).clamp(min=1e-12)
+            gap, _ = rollout_mismatch(mean_logps, states.commit_logps, scored)
+            name = ROLLOUT_MISMATCH if self._replays_exactly else LIKELIHOOD_GAP
+            self.add(name, self.mean(mean_logps.new_tensor([gap])))
+
+    def _log_bound(self, estimate: LikelihoodEstimate, states: PickedStates) -> None:
+        bound, moved = estimate.sequence_bound.detach(), states.draws.rolled_out
         if moved is None:
             moved = torch.zeros_like(bound, dtype=torch.bool)
-        bound, error, moved = (self.accelerator.gather(values) for values in (bound, error, moved))
+        bound, error, moved = (self.share.gather(values) for values in (bound, estimate.standard_error, moved))
         for name, value in bounds_apart(bound, moved).items():
-            metrics[name].append(value)
+            self.add(name, value)
         if not bool(moved.all()):
             error = error[~moved].square().sum().sqrt() / int((~moved).sum())
             if bool(error.isfinite()):  # some estimators cannot tell their error
-                metrics["nelbo_standard_error"].append(error.item())
-        scored = (total_weight(current["draws"]) > 0) & current["completion_mask"]
-        if old_logps is not None:
-            width = logps.size(1)
-            weight = (estimate.token_weight * scored)[:, :width]
-            log_ratio = (logps.detach() - old_logps)[weight > 0]
-            metrics["ratio_log_std"].append(self._mean(log_ratio.square().mean().sqrt().nan_to_num().unsqueeze(0)))
-            metrics["ratio_log_max"].append(self._max(log_ratio.abs()))
-            share = effective_sample_size(log_ratio, weight[weight > 0])
-            metrics[RATIO_ESS].append(self._mean(log_ratio.new_tensor([share])))
-        if self._weights_are_the_rollouts:
-            mean_logps = -estimate.token_bound.detach() / total_weight(current["draws"]).clamp(min=1e-12)
-            gap, _ = rollout_mismatch(mean_logps, current[COMMITS], scored)
-            metrics[ROLLOUT_MISMATCH if self._replays_exactly else LIKELIHOOD_GAP].append(
-                self._mean(mean_logps.new_tensor([gap]))
-            )
+                self.add("nelbo_standard_error", error.item())
 
-    def _log_divergence(self, old_logps: Tensor, commit_logps: Tensor, scored: Tensor) -> None:
-        """How far an approximate rollout's law is from the policy's."""
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        cut = (old_logps - commit_logps)[scored] > math.log(self.args.importance_cap)
-        metrics[CACHE_TRUNCATED].append(self._mean(cut.float()))
-        divergence = rollout_divergence(old_logps, commit_logps, scored)
-        metrics[CACHE_KL].append(self._mean(old_logps.new_tensor([divergence])))
+    def _log_ratio(self, log_ratio: Float[Tensor, "B C"], weight: Float[Tensor, "B C"]) -> None:
+        log_ratio, weight = log_ratio[weight > 0], weight[weight > 0]
+        self.add("ratio_log_std", self.mean(log_ratio.square().mean().sqrt().nan_to_num().unsqueeze(0)))
+        self.add("ratio_log_max", self._max(log_ratio.abs()))
+        share = effective_sample_size(log_ratio, weight)
+        self.add(RATIO_ESS, self.mean(log_ratio.new_tensor([share])))
 
-    @property
-    def _weights_are_the_rollouts(self) -> bool:
-        """Whether no update has come between the rollout and now."""
-        since = self._step % (self.args.steps_per_generation * self.num_iterations)
-        return self.model.training and since < self.args.gradient_accumulation_steps
-
-    def _log_gradient(self) -> None:
+    def _log_gradient(self, optimizer: Optimizer) -> None:
         """How much of the gradient is signal, by Adam's moments up to the last update."""
-        signal = gradient_signal(self.optimizer)
+        signal = gradient_signal(optimizer)
         if signal is not None:
-            sequences = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-            scale = noise_scale(signal, sequences * self.accelerator.num_processes)
-            self._metrics["train"][GRADIENT_SIGNAL].append(signal)
+            scale = noise_scale(signal, self.sequences)
+            self.add(GRADIENT_SIGNAL, signal)
             if math.isfinite(scale):
-                self._metrics["train"][GRADIENT_NOISE_SCALE].append(scale)
-
-    def _mean(self, values: Tensor) -> float:
-        return self.accelerator.gather(values.mean().unsqueeze(0)).mean().item()
+                self.add(GRADIENT_NOISE_SCALE, scale)
 
     def _max(self, values: Tensor) -> float:
+        """Of all processes; 0 where there is nothing."""
         largest = values.max() if values.numel() else values.new_zeros(())
-        return self.accelerator.gather(largest.unsqueeze(0)).max().item()
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """TRL's step; splits its time into rollout, scoring, backward (what follows the loss) and, by difference,
-        rest."""
-        loss = super().training_step(*args, **kwargs)
-        self._seconds["backward"] += time.perf_counter() - self._loss_done
-        if self._step % self.current_gradient_accumulation_steps == 0:
-            metrics = self._metrics["train"]
-            parts = ("rollout", "scoring", "backward", *(["scheduled_sampling"] if self.scheduled.active else []))
-            for part in parts:
-                metrics[f"time/{part}"].append(self._seconds[part])
-            metrics["loss/tokens_per_second"].append(
-                self._tokens
-                * self.current_gradient_accumulation_steps
-                / self.args.steps_per_generation
-                / (self._seconds["scoring"] + self._seconds["backward"])
-            )
-            self._seconds.clear()
-            if log_follows(self.state, 1):
-                self._log_gradient()
-        return loss
+        return self.share.gather(largest.unsqueeze(0)).max().item()

@@ -1,15 +1,14 @@
 """What lets a stopped GRPO run go on bit by bit: the order of its prompts and the rollout buffer."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Sampler
-from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from trainers.faults.tolerant import FaultTolerant
 from trainers.settings.options import ConfigError
 
 
@@ -33,32 +32,38 @@ class ResumableSampler(Sampler):
         return iter(self.inner)
 
 
-class ResumableGRPOTrainer(FaultTolerant, GRPOTrainer):
-    """TRL's trainer, resumed bit by bit, also in the middle of an inner iteration."""
+@dataclass(frozen=True)
+class RolloutBuffer:
+    """The rollout that a run is in the middle of.
 
-    position_name = "_step"
-    _tokens: int  # completion tokens of the last rollout
+    Attributes:
+        step: micro-steps made so far.
+        tokens: completion tokens of the rollout on this process.
+        buffered_inputs: its micro-batches, as TRL keeps them.
+    """
 
-    def _get_train_sampler(self, dataset: Any = None) -> Sampler:
-        return ResumableSampler(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
+    step: int
+    tokens: int
+    buffered_inputs: list[dict[str, Any]] | None
 
-    def _rollout_state_path(self, checkpoint: str | Path) -> Path:
-        return Path(checkpoint) / f"rollout_state_{self.accelerator.process_index}.pt"
+    @staticmethod
+    def path(checkpoint: str | Path, rank: int) -> Path:
+        """Each process has its own."""
+        return Path(checkpoint) / f"rollout_state_{rank}.pt"
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Beside the random state: the rollout buffer, in case the run stops between two iterations over it."""
-        super()._save_rng_state(output_dir)
-        state = {"step": self._step, "tokens": self._tokens, "buffered_inputs": self._buffered_inputs}
-        torch.save(state, self._rollout_state_path(output_dir))
+    def save(self, checkpoint: str | Path, rank: int) -> None:
+        """Write it into a checkpoint."""
+        torch.save(dict(vars(self)), self.path(checkpoint, rank))
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Restore the random state and the rollout buffer."""
-        super()._load_rng_state(checkpoint)
-        if checkpoint is None:
-            return
-        path = self._rollout_state_path(checkpoint)
+    @classmethod
+    def load(cls, checkpoint: str | Path, rank: int, device: torch.device) -> "RolloutBuffer":
+        """Read it out of a checkpoint.
+
+        Raises:
+            ConfigError: it is not there.
+        """
+        path = cls.path(checkpoint, rank)
         if not path.is_file():
             raise ConfigError(f"checkpoint {checkpoint} has no {path.name}: it is incomplete, or of another trainer")
         # by type: torch cannot load to "cpu:0", as accelerate calls the device of several CPU processes
-        state = torch.load(path, map_location=self.accelerator.device.type, weights_only=True)
-        self._step, self._tokens, self._buffered_inputs = state["step"], state["tokens"], state["buffered_inputs"]
+        return cls(**torch.load(path, map_location=device.type, weights_only=True))

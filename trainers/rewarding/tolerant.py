@@ -8,29 +8,21 @@ Metrics: rewards/<name>/failed (share of completions), accuracy/strict (of the r
 whatever is rewarded) and accuracy/failed. Means count known values only, and a rollout without any logs none.
 """
 
-import logging
 import math
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor, nn
-from tqdm.contrib.logging import logging_redirect_tqdm
-from trl import GRPOTrainer
 from trl.trainer.utils import nanstd
 
-from trainers.rewarding.guard import REWARD_TIME_LIMIT, Fault, GuardedReward, guard, shown
-from trainers.rewarding.log import STRICT, Failures, RewardLog
+from trainers.rewarding.failures import FailureReports
+from trainers.rewarding.guard import REWARD_TIME_LIMIT, GuardedReward, guard
+from trainers.rewarding.log import STRICT, RewardLog
 from trainers.rewarding.neutral import neutral
 from trainers.rewarding.watch import RewardHackingCallback, RewardLogCallback
 from trainers.settings.options import refusal, require
 from trainers.tasks.verdicts import text_of
-
-STALLED = 3  # rollouts in a row without a single value, after which a reward is said to teach nothing
-
-logger = logging.getLogger(__name__)
 
 
 def strict_accuracy(verify: Callable[[str, str], Any]) -> Callable[..., list[float]]:
@@ -53,8 +45,9 @@ def check_weights(args: Any, count: int) -> None:
     require(args, "reward_weights", any(weights), "one that is not 0, or there is nothing to learn from")
 
 
-class FaultTolerantRewards(GRPOTrainer):
-    """Mixin: rewards behind guards, `_calculate_rewards` made neutral, and TRL's means of rewards put right.
+class FaultTolerantRewards:
+    """Mixin in front of TRL's GRPO trainer: rewards behind guards, `_calculate_rewards` made neutral, and TRL's means
+    of rewards put right.
 
     Args:
         args: options.
@@ -77,13 +70,12 @@ class FaultTolerantRewards(GRPOTrainer):
         self._strict = None if verify is None else guard(strict_accuracy(verify), reward_time_limit)
         self._known_rewards: Tensor | None = None  # of the last rollout, where a failure makes TRL's own others
         self.unscored = torch.zeros(0, dtype=torch.bool)  # completions of the last rollout without any reward, (B,)
-        self._stalled: dict[str, int] = defaultdict(int)
-        self._warned: set[tuple[str, str]] = set()
         super().__init__(
             args=args, reward_funcs=[guard(reward, reward_time_limit) for reward in reward_funcs], **kwargs
         )
         weights = args.reward_weights or [1.0] * len(reward_funcs)
         self.reward_log = RewardLog(args.output_dir, dict(zip(self.reward_func_names, weights, strict=True)))
+        self.failure_reports = FailureReports(self.reward_log, self.accelerator, lambda: self.state.global_step)
         self.add_callback(RewardLogCallback(self.reward_log))
         self.add_callback(RewardHackingCallback())
 
@@ -102,7 +94,7 @@ class FaultTolerantRewards(GRPOTrainer):
             columns = {key: [row[key] for row in inputs] for key in inputs[0] if key not in ("prompt", "completion")}
             self._log_strict(self._strict(completions=completions, **columns))
             guarded.append(("accuracy", self._strict))
-        self._count(guarded, completions)
+        self.failure_reports.count(guarded, completions)
         known = rewards.masked_fill(failed, torch.nan)
         self._known_rewards = known if bool(failed.any()) else None
         self.unscored = known.isnan().all(dim=1)
@@ -126,20 +118,8 @@ class FaultTolerantRewards(GRPOTrainer):
             share = failed[:, i].float().mean().item()
             self._metrics[self._mode][f"rewards/{name}/failed"].append(share)
             if self.model.training:
-                self._note_stall(name, share == 1.0)
+                self.failure_reports.note_stall(name, share == 1.0)
         return failed
-
-    def _note_stall(self, name: str, nothing: bool) -> None:
-        self._stalled[name] = self._stalled[name] + 1 if nothing else 0
-        if self._stalled[name] == STALLED:
-            self._warn(
-                "warning: step %d: reward %r failed for every completion of the last %d rollouts: nothing is learned "
-                "from it (%s says how it failed)",
-                self.state.global_step,
-                name,
-                STALLED,
-                self.reward_log.path,
-            )
 
     def _log_strict(self, values: list[float | None]) -> None:
         """Share of strictly right completions in the global batch, among those that could be judged."""
@@ -150,51 +130,6 @@ class FaultTolerantRewards(GRPOTrainer):
         metrics["accuracy/failed"].append(failed.float().mean().item())
         if not bool(failed.all()):
             metrics[STRICT].append(judged.nanmean().item())
-
-    def _count(self, guarded: list[tuple[str, GuardedReward]], completions: list[Any]) -> None:
-        """Bring the failures of all processes into the main one's log, and warn of each kind once."""
-        found = [entry for name, reward in guarded for entry in self._failures_of(name, reward, completions)]
-        device = self.accelerator.device
-        if not bool(self.accelerator.gather(torch.tensor([len(found)], device=device)).any()):
-            return
-        found = gather_object(found)
-        if not self.accelerator.is_main_process:
-            return
-        for entry in found:
-            if (entry.reward, entry.kind) not in self._warned:
-                self._warned.add((entry.reward, entry.kind))
-                self._warn(
-                    "warning: step %d: reward %r %s; %d of %d completions have no value by it (the last: %s); such "
-                    "failures are counted in %s, and the next of this kind is not warned of",
-                    entry.step,
-                    entry.reward,
-                    entry.message,
-                    entry.completions,
-                    len(completions),
-                    entry.completion,
-                    self.reward_log.path,
-                )
-        self.reward_log.add(found)
-
-    def _failures_of(self, name: str, reward: GuardedReward, completions: list[Any]) -> list[Failures]:
-        """The failures of the last call, by kind."""
-        by_kind: dict[str, Failures] = {}
-
-        def note(fault: Fault, completion: Any, count: int) -> None:
-            entry = by_kind.setdefault(fault.kind, Failures(name, fault.kind, calls=1, step=self.state.global_step))
-            entry.completions += count
-            entry.message, entry.completion = fault.message, shown(completion)
-
-        if reward.repeated is not None:
-            note(reward.repeated, completions[0], 0)
-        for row, fault in reward.faults.items():
-            note(fault, completions[row], 1)
-        return list(by_kind.values())
-
-    def _warn(self, message: str, *values: Any) -> None:
-        if self.accelerator.is_main_process:
-            with logging_redirect_tqdm():  # above the progress bar
-                logger.warning(message, *values)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's batch; what it logged of values that were put in for unknown ones is put right."""

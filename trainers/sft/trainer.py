@@ -15,7 +15,7 @@ from trainers.collating import IGNORED, CanvasCollator
 from trainers.distributed.sharding import ShardedTrainer, whole
 from trainers.exposure import SCHEDULED, log_follows
 from trainers.faults.tolerant import FaultTolerant
-from trainers.memory_budget import settle_memory
+from trainers.memory_budget import MemoryBudget
 from trainers.models.activations import checkpoint_activations
 from trainers.models.policy import Policy
 from trainers.saving.saving import SelfContained
@@ -23,19 +23,38 @@ from trainers.settings.objects import build_loss, build_masking
 from trainers.settings.options import ConfigError, require
 from trainers.settings.sft import DiffusionSFTConfig
 from trainers.settings.unsupported import check_supported
-from trainers.sft.objectives import OBJECTIVES, MicroStep
+from trainers.sft.objective import MicroStep
+from trainers.sft.objectives import OBJECTIVES
 
 
 class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrainer):
-    """`trl.SFTTrainer` with a diffusion loss.
+    """`trl.SFTTrainer` with a diffusion loss, on canvases of fixed length whose tail is EOS (`CanvasCollator`).
 
-    Keeps TRL's data preparation, PEFT and bookkeeping; overrides the collator (fixed EOS-filled canvas),
-    `compute_loss` (an objective of `trainers.sft.objectives`) and `prediction_step` (that loss on fixed noise).
+    What is redefined of TRL 1.16 and transformers 5, constructors apart, and by which class:
+
+    compute_loss (DiffusionSFTTrainer): an objective of `trainers.sft.objectives`
+    loss_is_scaled_for_ga (DiffusionSFTTrainer): it is not, so transformers divides it by the accumulated micro-steps
+    prediction_step (DiffusionSFTTrainer): that loss alone, on the same noise at every evaluation
+    training_step (FiniteSteps): no update with a number that is not finite
+    train (StopsOnSignals): a signal ends the run with a checkpoint
+    train (WholeSaves): cleans up after a kill, and asks for room on the disk
+    _prepare_inputs (FiniteSteps): keeps the step's micro-batches, to save them if it fails
+    _save_checkpoint (WholeSaves): a checkpoint is there whole or not at all
+    _get_output_dir (WholeSaves): where it is written before that
+    _push_from_checkpoint (WholeSaves): pushes it from its final place
+    save_model (WholeSaves): the same for the final model
+    _save (SelfContained): writes the model card, and makes an adapter's directory whole
+    create_model_card (SelfContained): no card of TRL's
+    create_accelerator_and_postprocess (ShardedTrainer): FSDP2 also on CPU, and refusals of what cannot be sharded
 
     Args:
         policy: the model to train.
         args: its options.
         train_dataset, eval_dataset: rows with ``prompt`` and ``completion``.
+        kwargs: further arguments of `trl.SFTTrainer` (callbacks, peft_config, optimizers).
+
+    Raises:
+        ConfigError: a completion that does not fit its canvas, or options that do not go together.
     """
 
     trainer_name = "sft"
@@ -65,18 +84,23 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
             data_collator=CanvasCollator(args.max_completion_length, tokenizer.pad_token_id, tokenizer.eos_token_id),
             **kwargs,
         )
+        self._build_collaborators()
+        _check_lengths(self.train_dataset, args.max_completion_length)
+
+    def _build_collaborators(self) -> None:
+        """The objects that do the work."""
+        args = self.args
         self.nelbo_loss: TrajectoryNELBOLoss = build_loss(args)
         self.masking_strategy = build_masking(args)
         sync_masking_with_nelbo(self.masking_strategy, self.nelbo_loss)
         self.nelbo_loss.states_per_forward = args.states_per_forward
-        self._memory_settled = args.memory_budget_gib is None
-        self.objective = OBJECTIVES[args.prediction_type](args, self.nelbo_loss, self.masking_strategy, policy)
+        self.memory = MemoryBudget(args, self.nelbo_loss, self.policy, self.accelerator)
+        self.objective = OBJECTIVES[args.prediction_type](args, self.nelbo_loss, self.masking_strategy, self.policy)
         gathers = self.is_fsdp_enabled or not (self.shards_weights and self.objective.scheduled.active)
         walks = "0 under DeepSpeed ZeRO-3, where walks of different lengths would wait for one another; FSDP2 has them"
         require(args, "scheduled_sampling_max_step_offset", gathers, walks)
         self._micro_step = 0
         self._last_start: float | None = None
-        _check_lengths(self.train_dataset, args.max_completion_length)
 
     def compute_loss(
         self,
@@ -85,29 +109,34 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
-        """The objective on noise drawn for this micro-step, in nats per canvas token."""
-        training, state = model.training, self.state
-        if not self._memory_settled:
-            columns = zip(self.train_dataset["input_ids"], self.train_dataset["labels"], strict=True)
-            prompts = (len(ids) - sum(label != IGNORED for label in labels) for ids, labels in columns)
-            settle_memory(self, self.nelbo_loss, max(prompts))
-            self._memory_settled = True
+        """In nats per canvas token, on noise drawn for this micro-step."""
+        training = model.training
+        self.memory.settle(self.model, self._longest_prompt)
         self._log_step_time(training)
-        where = ("train", state.global_step, self._micro_step) if training else ("eval", 0, 0)
-        self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
-        at = MicroStep(
-            position=(self.args.seed, *where),
-            share=self.share,
-            step=state.global_step if training else None,
-            measure=training and log_follows(state),
-            denoiser=self.policy.denoiser(model),
-            walker=self.policy.denoiser(self.accelerator.unwrap_model(model)),
-        )
+        at = self._next_micro_step(model)
         with self._walking(model):
             loss, metrics = self.objective(at, inputs["prompt_ids"], inputs["prompt_mask"], inputs["completion_ids"])
         for name, value in metrics.items():
             self._metrics["train" if training else "eval"][name].append(value)
         return loss
+
+    def _next_micro_step(self, model: nn.Module) -> MicroStep:
+        """Where the run stands; it goes on by one."""
+        training, step = model.training, self.state.global_step
+        where = ("train", step, self._micro_step) if training else ("eval", 0, 0)
+        self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
+        return MicroStep(
+            position=(self.args.seed, *where),
+            share=self.share,
+            step=step if training else None,
+            measure=training and log_follows(self.state),
+            denoiser=self.policy.denoiser(model),
+            walker=self.policy.denoiser(self.accelerator.unwrap_model(model)),
+        )
+
+    def _longest_prompt(self) -> int:
+        columns = zip(self.train_dataset["input_ids"], self.train_dataset["labels"], strict=True)
+        return max(len(ids) - sum(label != IGNORED for label in labels) for ids, labels in columns)
 
     def _walking(self, model: nn.Module) -> AbstractContextManager[None]:
         """Whole weights where processes make different numbers of forwards, from here to the end of the backward."""
@@ -124,7 +153,6 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor, None, None]:
-        """The loss alone, on the same noise at every evaluation."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, inputs).detach(), None, None

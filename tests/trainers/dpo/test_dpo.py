@@ -15,7 +15,8 @@ from core.masking_strategy import DiffusionMaskingStrategy
 from core.oracles.exact import any_order_average, conditional_logps, exact_log_likelihood, exact_nelbo, subsets
 from core.scoring import Likelihood
 from trainers.distributed.randomness import generator_at
-from trainers.dpo.trainer import DiffusionDPOTrainer, PairCollator
+from trainers.dpo.collating import PairCollator
+from trainers.dpo.trainer import DiffusionDPOTrainer
 from trainers.models.policy import Policy
 from trainers.reporting.report import write_report
 from trainers.settings.dpo import NOT_FOR_PAIRS, DiffusionDPOConfig

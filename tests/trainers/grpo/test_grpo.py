@@ -6,10 +6,23 @@ from itertools import combinations
 
 import pytest
 import torch
-from watching import LORA, REUSED, equal, loss_and_gradient, nudge, rollout_of, share_of_sevens, state, take
+from watching import (
+    LORA,
+    REUSED,
+    draws_of,
+    equal,
+    estimate_of,
+    loss_and_gradient,
+    nudge,
+    rollout_of,
+    share_of_sevens,
+    state,
+    take,
+)
 
-import trainers.grpo.trainer
+import trainers.grpo.rollout
 from core.alpha_schedule import AlphaSchedule
+from core.scoring import Draws
 from core.trajectory import NEVER
 from trainers.models.loading import load_policy
 from trainers.settings.model import ModelArguments
@@ -144,7 +157,8 @@ def test_gradient_accumulation_gives_the_update_of_the_whole_batch(make_watching
     shared = {"max_steps": 1, "shuffle_dataset": False, "optim": "sgd", "loss_type": "dr_grpo", "max_grad_norm": 0.0}
     whole = make_watching(per_device_train_batch_size=16, **shared)
     parts = make_watching(per_device_train_batch_size=4, gradient_accumulation_steps=4, **shared)
-    parts._rollout = lambda *args: whole.trajectories[0]  # sampled in other micro-batches, hence with other noise
+    # sampled in other micro-batches, hence with other noise
+    parts.roller.complete = lambda *args: whole.trajectories[0]
     start = state(whole.model)
     whole.train()
     parts.train()
@@ -157,8 +171,8 @@ def test_gradient_at_ratio_one_is_the_policy_gradient_of_the_weighted_log_probs(
     trainer = make_watching(loss_type="dr_grpo", num_iterations=2)
     inputs = rollout_of(trainer)
     _, gradient = loss_and_gradient(trainer, inputs)
-    draws = trainers.grpo.trainer.Draws.from_dict(inputs, "draws/").iteration(0)
-    estimate = trainer._score(trainer.model, inputs["prompt_ids"], inputs["prompt_mask"], inputs["canvas_ids"], draws)
+    draws = draws_of(inputs)
+    estimate = estimate_of(trainer, inputs, draws)
     weight = torch.zeros(8, 14)
     for row in range(8):  # 2 steps drawn out of the row's own: each token of them stands for S / 2
         steps = trainer.trajectories[0].step_map[row]
@@ -192,7 +206,7 @@ def test_loss_on_drawn_steps_averages_to_the_loss_on_all_steps(make_watching):
                 torch.Generator().manual_seed(seed),
                 trajectory=trainer.trajectories[0],
             )
-            drawn = trainers.grpo.trainer.Draws.stack([draws]).to_dict("draws/")
+            drawn = Draws.stack([draws]).to_dict("draws/")
             # every token is scored in one state only, so old and reference log-probs are those of the full replay
             losses.append(trainer._compute_loss(trainer.model, inputs | drawn).item())
     losses = torch.tensor(losses)
@@ -213,10 +227,9 @@ def test_padding_of_a_prompt_changes_no_log_prob(make_watching, tokenizer):
         tensors = {key: value for key, value in vars(draws).items() if value is not None}
         own = {key: value.expand(count, *value.shape[1:]) for key, value in tensors.items()}
         own["prompt_hidden"] = torch.zeros(count, 4, length, dtype=torch.bool)
-        states = trainers.grpo.trainer.Draws(**own)
-        score = trainer._score(
-            trainer.model, batch["input_ids"], batch["attention_mask"], canvas.expand(count, -1), states
-        )
+        states = Draws(**own)
+        prompt = batch["input_ids"], batch["attention_mask"]
+        score = trainer.scorer.estimate(trainer.model, prompt, canvas.expand(count, -1), states)
         return score.per_token_logps[0]
 
     alone, beside, other = log_probs([short]), log_probs([short, long]), log_probs([long])
@@ -314,9 +327,9 @@ def test_entropy_bonus_is_refused_because_it_would_do_nothing(grpo_args, option)
 
 
 def test_masking_loss_and_sampler_hold_one_schedule_object(make_watching, monkeypatch):
-    built, build = [], trainers.grpo.trainer.build_generator
+    built, build = [], trainers.grpo.rollout.build_generator
     monkeypatch.setattr(
-        trainers.grpo.trainer, "build_generator", lambda *a, **k: built.append(build(*a, **k)) or built[-1]
+        trainers.grpo.rollout, "build_generator", lambda *a, **k: built.append(build(*a, **k)) or built[-1]
     )
     trainer = make_watching(alpha_schedule="linear", alpha_min=0.1)
     rollout_of(trainer)
@@ -429,7 +442,7 @@ def test_a_rewarded_character_becomes_frequent(make_watching, source):
 
 def test_rollouts_are_made_in_eval_mode_and_scores_in_train_mode(make_watching, monkeypatch):
     trainer = make_watching(max_steps=1, beta=0.1, num_iterations=2)
-    roll, rolling, modes = trainer._rollout, [False], {True: set(), False: set()}
+    roll, rolling, modes = trainer.roller.complete, [False], {True: set(), False: set()}
 
     def rollout(*args):
         rolling[0] = True
@@ -437,7 +450,7 @@ def test_rollouts_are_made_in_eval_mode_and_scores_in_train_mode(make_watching, 
         rolling[0] = False
         return trajectory
 
-    monkeypatch.setattr(trainer, "_rollout", rollout)
+    monkeypatch.setattr(trainer.roller, "complete", rollout)
     trainer.model.register_forward_pre_hook(lambda module, args: modes[rolling[0]].add(module.training))
     trainer.train()
     assert modes == {True: {False}, False: {True}}

@@ -8,13 +8,23 @@ import pytest
 import torch
 from torch import nn
 from trl import GRPOTrainer
-from watching import LORA, REUSED, loss_and_gradient, nudge, rollout_of, share_of_sevens, take
+from watching import (
+    LORA,
+    REUSED,
+    draws_of,
+    estimate_of,
+    loss_and_gradient,
+    nudge,
+    rollout_of,
+    share_of_sevens,
+    take,
+)
 
 from core.denoisers.denoiser import ModelDenoiser, tempered_logps
 from core.likelihoods import ESTIMATORS, MergedReplay
 from core.likelihoods.sandwich import upper_bound
 from core.masking_strategy import FullMaskingStrategy
-from core.scoring import Draws, predict_states, total_weight
+from core.scoring import predict_states, total_weight
 from core.scoring.states import scatter, targets
 from core.trajectory import Trajectory
 from trainers.grpo.diagnostics import GRADIENT_SIGNAL, LIKELIHOOD_GAP, RATIO_ESS, ROLLOUT_MISMATCH
@@ -28,10 +38,6 @@ def options_of(name, **options):
 
 def allowing(*ratios):
     return [name for name, estimator in ESTIMATORS.items() if set(ratios) <= set(estimator.ratios)]
-
-
-def draws_of(inputs, iteration=0):
-    return Draws.from_dict(inputs, "draws/").iteration(iteration)
 
 
 def rows(trainer):
@@ -145,7 +151,7 @@ def gradient_of(trainer, value):
 def test_without_a_ratio_the_gradient_is_advantage_times_that_of_the_log_likelihood(make_watching, name):
     trainer, inputs, gradient = second_iteration(make_watching, name, "none", nudged=True)
     width, draws = inputs["completion_ids"].size(1), draws_of(inputs, 1)
-    estimate = trainer._score(trainer.model, inputs["prompt_ids"], inputs["prompt_mask"], inputs["canvas_ids"], draws)
+    estimate = estimate_of(trainer, inputs, draws)
     value = -estimate.token_bound  # the weighted sum over draws, whatever goes into the ratio
     if name == "spg":
         value = torch.where((inputs["advantages"] < 0).unsqueeze(1), estimate.negative_logps, value)
@@ -228,7 +234,9 @@ def test_evaluations_are_the_rows_that_went_through_the_models(make_watching, na
     assert trainer.evaluations == sum(rows_seen) - looks + shared
     forwards, states = int(trainer.trajectories[0].forwards.sum()), trainer.batches[0]["draws/hidden"].size(2)
     # two iterations, each scored by the old, the reference and the current policy; the sampler may have been the old
-    policies = 2 if trainer._replays_exactly else 3
+    (trajectory,) = trainer.trajectories[:1]
+    exact = trainer.likelihood.replays_steps and trajectory.exact
+    policies = 2 if exact else 3
     assert trainer.evaluations == forwards + 8 * states * 2 * policies
     trainer.evaluate()
     assert trainer.evaluations < sum(rows_seen), "evaluation is no part of it"
@@ -279,10 +287,8 @@ def test_with_an_adapter_the_policy_is_the_sampler_and_the_reference_the_model_w
     old, reference = batch["old_per_token_logps"][:, 0, 0], batch["ref_per_token_logps"][:, 0, 0]
     revealed = draws_of(batch).scored.any(dim=1)[:, : old.size(1)]
     assert torch.equal(old[revealed], trajectory.commit_logps[:, : old.size(1)][revealed])
-    trainer._pending = None
-    prompt, canvas = (batch["prompt_ids"], batch["prompt_mask"]), batch["canvas_ids"]
     with torch.no_grad(), trainer.model.disable_adapter():
-        expected = trainer._score(trainer.model, *prompt, canvas, draws_of(batch)).per_token_logps
+        expected = estimate_of(trainer, batch, draws_of(batch)).per_token_logps
     assert torch.allclose(reference, expected[:, : old.size(1)], atol=1e-5)
     assert (old - reference)[revealed].abs().max() > 0.1
 

@@ -5,12 +5,10 @@ import math
 import pytest
 import torch
 from trl import GRPOTrainer
-from watching import rollout_of
+from watching import draws_of, rollout_of
 
-from core.scoring import Draws
-from trainers.grpo.metrics import COMMITS
 from trainers.grpo.off_policy import CACHE_KL, CACHE_TRUNCATED, rollout_divergence, truncated_weights
-from trainers.grpo.trainer import DRAWS
+from trainers.grpo.states import COMMITS
 from trainers.settings.options import ConfigError
 
 # Keys and values of one layer depend on the tokens there alone, which do not change while a block is written.
@@ -60,7 +58,7 @@ def test_each_scored_token_weighs_what_the_policy_says_of_it(make_watching, make
     loss = type(trainer).__mro__[1]._compute_loss  # the trainer's own, beneath `Watching`
     loss(trainer, trainer.model, super_inputs)
     (inputs,) = seen
-    draws = Draws.from_dict(batch, DRAWS).iteration(0)
+    draws = draws_of(batch)
     width = inputs["tool_mask"].size(1)
     old = batch["old_per_token_logps"][:, 0]
     old = torch.where((batch["advantages"] < 0).unsqueeze(1), old[:, 1], old[:, 0])

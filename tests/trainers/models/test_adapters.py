@@ -18,7 +18,8 @@ from core.generator import DiffusionGenerator
 from core.masking_strategy import FullMaskingStrategy
 from core.sampling.noise import draw_keys
 from core.scoring import Draws
-from trainers.grpo.trainer import DRAWS
+from trainers.grpo.scoring import Scorer
+from trainers.grpo.states import DRAWS, StoredStates
 from trainers.models.adapters import CONFIG, WEIGHTS, lora_config, match_reference
 from trainers.models.loading import load_policy
 from trainers.models.tiny import TINY_ASSETS
@@ -234,12 +235,11 @@ def test_reference_is_what_the_run_started_from(adapter_dir, model_dir, make_wat
 
     # the second rollout comes after updates; its reference is scored by plain weights of the start, loaded anew
     batch, plain = trainer.batches[1], loaded(path)  # merged, if it is an adapter
-    trainer.policy, trainer._current = plain, None
-    trainer._pending = {"canvas_ids": batch["canvas_ids"], "draws": Draws.from_dict(batch, DRAWS)}
-    ids, mask = (torch.cat([batch[f"prompt_{kind}"], batch[f"completion_{kind}"]], dim=1) for kind in ("ids", "mask"))
-    width = batch["completion_ids"].size(1)
+    scorer = Scorer(plain, trainer.likelihood, trainer.args.temperature, trainer.meter)
+    states = StoredStates(batch["canvas_ids"], batch["commit_logps"], Draws.from_dict(batch, DRAWS))
+    prompts, width = (batch["prompt_ids"], batch["prompt_mask"]), batch["completion_ids"].size(1)
     with torch.no_grad():
-        expected, *_ = trainer._get_per_token_logps_and_entropies(plain.model, ids, mask, width)
+        expected = scorer.of_rollout(plain.model, prompts, states, len(states.canvas_ids))[..., :width]
     torch.testing.assert_close(batch["ref_per_token_logps"], expected, rtol=0, atol=2e-4)  # merged or not: rounding
     assert (batch["ref_per_token_logps"] - batch["old_per_token_logps"]).abs().max() > 1e-2
 

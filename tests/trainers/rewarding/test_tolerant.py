@@ -10,8 +10,8 @@ from trl.trainer.utils import nanstd
 from watching import rollout_of, rows_of
 
 from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
+from trainers.rewarding.failures import STALLED
 from trainers.rewarding.log import Failures, RewardLog, read_rewards
-from trainers.rewarding.tolerant import STALLED
 from trainers.settings.options import ConfigError
 from trainers.tasks.verdicts import Verdict
 
@@ -175,7 +175,7 @@ def test_a_run_goes_on_without_a_reward_that_fails_for_all(make, caplog, kind):
     (failures,) = read_rewards(trainer.args.output_dir)["failures"]
     assert (failures["reward"], failures["kind"], failures["step"]) == ("bad", kind, STALLED)
     assert failures["calls"] == STALLED + 4 and failures["completions"] == 8 * (STALLED + 4)  # four in evaluation
-    first, stalled = (record.getMessage() for record in caplog.records if record.name == "trainers.rewarding.tolerant")
+    first, stalled = (record.getMessage() for record in caplog.records if record.name == "trainers.rewarding.failures")
     assert "step 0: reward 'bad' " in first and "\n" not in first
     assert f"'bad' failed for every completion of the last {STALLED} rollouts: nothing is learned" in stalled
 
@@ -215,7 +215,7 @@ def test_each_kind_is_warned_of_once_and_counted_always(make, caplog):
     trainer = make(table(FIRST, "first"))
     for _ in range(3):
         rollout_of(trainer)
-    with_name = [record.getMessage() for record in caplog.records if record.name == "trainers.rewarding.tolerant"]
+    with_name = [record.getMessage() for record in caplog.records if record.name == "trainers.rewarding.failures"]
     assert len(with_name) == 1 and "'first' returned inf; allowed: a finite number, or None; 5 of 8" in with_name[0]
     assert trainer.reward_log.failures["first", "not finite"].completions == 15
 

@@ -47,7 +47,7 @@ def test_checkpoint_of_the_trainer_is_whole(checkpoint):
     assert checkpoint_to_resume(str(checkpoint), "unused") == checkpoint
 
 
-# the rollout buffer is one of GRPO's and not of SFT's: the trainer itself asks for it (test_resume)
+# the rollout buffer is one of GRPO's and not of SFT's: the trainer itself asks for it (test_resuming)
 @pytest.mark.parametrize("name", sorted({*FILES} - {"rollout_state_0.pt"}))
 def test_missing_file_is_named(checkpoint, name):
     (checkpoint / name).unlink()

@@ -71,7 +71,7 @@ def test_each_micro_step_draws_its_own_rule_from_its_place_in_the_run(make_sft, 
         drawn.append((visible, annealed(length, visible, generator)))
         return drawn[-1][1]
 
-    monkeypatch.setattr("trainers.sft.objectives.annealed", watch)
+    monkeypatch.setattr("trainers.sft.annealing.annealed", watch)
     trainer.train()
     assert [visible for visible, _ in drawn] == [0, 0, 0.25, 0.25, 0.5, 0.5]
     assert not torch.equal(drawn[2][1], drawn[3][1])

@@ -11,11 +11,12 @@ from torch.nn import functional
 from watching import look_at
 
 import trainers.exposure
-import trainers.sft.objectives
+import trainers.sft.moved_states
 from core.sampling.solvers import SOLVERS
 from core.scheduled_sampling import RollOut
+from core.scoring import by_sign
 from trainers.exposure import rollout_metrics
-from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer, by_sign
+from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
 from trainers.sft.trainer import DiffusionSFTTrainer
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -250,9 +251,9 @@ def test_a_state_without_a_wrong_token_has_no_exposure_bias_also_under_dropout(
     make_sft, make_policy, record, monkeypatch
 ):
     """Rounding would do as well: the bias is divided by its own mean, however small that is."""
-    seen, function = [], trainers.sft.objectives.masked_frequency_compensation
+    seen, function = [], trainers.sft.moved_states.masked_frequency_compensation
     monkeypatch.setattr(
-        trainers.sft.objectives, "masked_frequency_compensation", lambda *args: seen.append(args) or function(*args)
+        trainers.sft.moved_states, "masked_frequency_compensation", lambda *args: seen.append(args) or function(*args)
     )
     trainer = make_sft(policy=make_policy(attention_dropout=0.5), **ON, **STATES, **REFLEXFLOW)
     rollouts = record(trainer.objective.scheduled, "roll_out")
@@ -406,14 +407,12 @@ class Watching(ImprovedDiffuGRPOTrainer):
         super().__init__(*args, **kwargs)
         roll_out = self.scheduled.roll_out
         self.scheduled.roll_out = lambda *a: self.rollouts.append(roll_out(*a)) or self.rollouts[-1]
+        scored = self.meter.scored
+        self.meter.scored = lambda estimate, *a: scored(estimate, *a) or self.estimates.append(estimate)
 
     def _generate_and_score_completions(self, inputs):
         self.batches.append(super()._generate_and_score_completions(inputs))
         return self.batches[-1]
-
-    def _log_estimate(self, estimate, logps, current):
-        super()._log_estimate(estimate, logps, current)
-        self.estimates.append(estimate)
 
     def _compute_loss(self, model, inputs):
         loss = super()._compute_loss(model, inputs)
@@ -552,7 +551,7 @@ def test_grpo_leaves_mode_and_random_state_as_they_were(make_grpo):
     trainer._generate_single_turn(prompts)
     assert torch.equal(torch.get_rng_state(), randomness)
     assert [module.training for module in trainer.model.modules()] == modes
-    assert not trainer._pending["draws"].shown.requires_grad
+    assert not trainer._stored.draws.shown.requires_grad
 
 
 def test_killed_grpo_run_resumes_bit_by_bit_between_two_iterations(make_grpo, tmp_path):

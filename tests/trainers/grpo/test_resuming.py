@@ -8,7 +8,7 @@ from peft import LoraConfig
 from resumes import SAVING, assert_resumes_bit_by_bit
 from trl.trainer.utils import RepeatSampler
 
-from trainers.grpo.resuming import ResumableSampler
+from trainers.grpo.resuming import ResumableSampler, RolloutBuffer
 from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
 from trainers.settings.options import ConfigError
 
@@ -98,3 +98,15 @@ def test_checkpoint_without_the_rollout_buffer_is_not_resumed(make_grpo, tmp_pat
     (checkpoint / "rollout_state_0.pt").unlink()
     with pytest.raises(ConfigError, match=r"checkpoint-1 has no rollout_state_0\.pt"):
         make_grpo(max_steps=2, num_iterations=2, **SAVING).train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_the_rollout_buffer_comes_back_as_it_was_and_each_process_has_its_own(tmp_path):
+    buffers = [RolloutBuffer(7 + rank, 30, [{"ids": torch.full((2, 3), rank)}] * 2) for rank in range(2)]
+    for rank, buffer in enumerate(buffers):
+        buffer.save(tmp_path, rank)
+    for rank, buffer in enumerate(buffers):
+        found = RolloutBuffer.load(tmp_path, rank, torch.device("cpu"))
+        assert (found.step, found.tokens, len(found.buffered_inputs)) == (7 + rank, 30, 2)
+        assert torch.equal(found.buffered_inputs[1]["ids"], buffer.buffered_inputs[1]["ids"])
+    with pytest.raises(ConfigError, match=r"no rollout_state_2\.pt"):
+        RolloutBuffer.load(tmp_path, 2, torch.device("cpu"))

@@ -1,0 +1,46 @@
+"""Preferred and rejected texts on canvases of fixed length, as TRL's DPO wants them in one batch."""
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from trainers.collating import IGNORED, CanvasCollator
+from trainers.settings.options import ConfigError
+
+TEXTS = ("chosen", "rejected")
+
+
+class PairCollator(CanvasCollator):
+    """Tokenised pairs -> TRL's batch, all chosen rows above all rejected ones: a left-padded prompt and a canvas each.
+
+    A text that fills its canvas loses the EOS that TRL puts behind it.
+    """
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        texts = [(row["prompt_ids"], row[f"{text}_ids"][: self.canvas_length]) for text in TEXTS for row in rows]
+        batch = super().__call__(
+            [{"input_ids": prompt + ids, "labels": [IGNORED] * len(prompt) + ids} for prompt, ids in texts]
+        )
+        canvas, prompt_mask = batch["completion_ids"], batch["prompt_mask"]
+        return {
+            "input_ids": torch.cat([batch["prompt_ids"], canvas], dim=1),
+            "attention_mask": torch.cat([prompt_mask, torch.ones_like(canvas)], dim=1),
+            "completion_mask": torch.cat([torch.zeros_like(prompt_mask), torch.ones_like(canvas)], dim=1),
+        }
+
+
+def check_lengths(pairs: Dataset, canvas_length: int, eos_id: int) -> None:
+    """Texts must fit their canvas; the EOS behind one that fills it may be cut.
+
+    Raises:
+        ConfigError: some do not.
+    """
+    lengths = [len(ids) - (ids[-1] == eos_id) for text in TEXTS for ids in pairs[f"{text}_ids"]]
+    too_long = sum(length > canvas_length for length in lengths)
+    if too_long:
+        raise ConfigError(
+            f"generation.max_completion_length={canvas_length}: {too_long} of {len(lengths)} preferred or rejected "
+            f"texts are longer; the longest has {max(lengths)} tokens without its EOS"
+        )
