@@ -12,12 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainers.faults.behind import TrainerBehind
 from trainers.faults.endings import RunStopped
 
 # SLURM's --signal=USR1@seconds warns before the time limit
@@ -46,7 +47,7 @@ class StopOnSignal(TrainerCallback):
             yield
             return
         process = os.getpid()
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
 
         def receive(number: int, frame: FrameType | None) -> None:
             again = number == signal.SIGINT == self.received and time.monotonic() - self._at > SAME
@@ -79,7 +80,7 @@ class StopOnSignal(TrainerCallback):
     ) -> None:
         """Agree over all ranks on whether any got a signal; if so, save, skip evaluation and stop here."""
         mine = torch.tensor([self.received], device=self.accelerator.device)
-        self.agreed = int(self.accelerator.gather(mine).max())
+        self.agreed = int(cast(torch.Tensor, self.accelerator.gather(mine)).max())
         if self.agreed:
             control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
 
@@ -91,7 +92,7 @@ class StopOnSignal(TrainerCallback):
             control.should_save = control.should_evaluate = False
 
 
-class StopsOnSignals:
+class StopsOnSignals(TrainerBehind):
     """Mixin in front of a transformers trainer: a signal ends `train` with a checkpoint and `RunStopped`."""
 
     def __init__(self, *args: Any, **kwargs: Any):

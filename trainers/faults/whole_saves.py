@@ -10,6 +10,7 @@ from torch import nn
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from trainers.faults.behind import TrainerBehind
 from trainers.faults.disk_space import (
     bytes_of,
     checkpoint_bytes,
@@ -27,7 +28,7 @@ from trainers.settings.options import ConfigError
 ATTEMPTS = 3  # at one checkpoint: a disk that is full at each is filled by somebody else
 
 
-class WholeSaves:
+class WholeSaves(TrainerBehind):
     """Mixin in front of a transformers trainer.
 
     Overridden: `_save_checkpoint` (all of it is written beside, given a manifest, synced, renamed, and only then are
