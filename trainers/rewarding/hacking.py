@@ -92,7 +92,7 @@ def trends_of(log_history: Sequence[Mapping[str, Any]], errors: float = ERRORS) 
 
 
 def _trend(log_history: Sequence[Mapping[str, Any]], key: str, errors: float) -> Trend | None:
-    pairs = [(row.get(key), row.get(STRICT)) for row in log_history]
+    pairs: list[tuple[Any, Any]] = [(row.get(key), row.get(STRICT)) for row in log_history]
     pairs = [pair for pair in pairs if None not in pair and all(map(math.isfinite, pair))]
     if not pairs:
         return None
