@@ -14,15 +14,21 @@ import os
 import resource
 import signal
 import sys
+from typing import Any, cast
 
-from math_verify import LatexExtractionConfig, parse, verify
+from math_verify import (  # pyright: ignore[reportMissingImports] an optional package, the extra `math`
+    LatexExtractionConfig,
+    parse,
+    verify,
+)
 
 BOX = [LatexExtractionConfig(boxed_match_priority=0)]
 
 
 def extract(text: str) -> list:
     """What math-verify reads of a LaTeX text; it falls back to the text itself."""
-    return parse(text, BOX, parsing_timeout=None, raise_on_error=True)
+    # None is its way to set no limit, though it says int
+    return parse(text, BOX, parsing_timeout=cast(Any, None), raise_on_error=True)
 
 
 def is_equal(expected: str, text: str) -> bool:

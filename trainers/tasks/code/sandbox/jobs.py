@@ -42,7 +42,7 @@ class Launcher:
         with theirs:
             self._process = subprocess.Popen(
                 [interpreter, "-I", "-S", str(script)],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env={"LC_ALL": "C.UTF-8"},
                 cwd="/",

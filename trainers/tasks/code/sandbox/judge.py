@@ -49,8 +49,8 @@ class Channel:
         if reply[0] == "value":
             return wire.decode(reply[1], self._resolve)
         kind = getattr(builtins, str(reply[1]), None)
-        known = isinstance(kind, type) and issubclass(kind, Exception)
-        raise (kind if known else RuntimeError)("raised by the tested code")
+        raised = kind if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError
+        raise raised("raised by the tested code")
 
     def _keep(self, value: Any) -> list:
         if not isinstance(value, Remote):
