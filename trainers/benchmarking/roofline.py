@@ -102,6 +102,8 @@ class Costs:
         itemsize: bytes of a number.
     """
 
+    feed_forward: Matrices
+
     def __init__(self, config: PretrainedConfig, itemsize: int):
         self.itemsize, self.layers = itemsize, config.num_hidden_layers
         hidden, heads = config.hidden_size, config.num_attention_heads
