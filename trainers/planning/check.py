@@ -136,7 +136,7 @@ def _run(config: ExperimentConfig, name: str, steps: int, dtype: str) -> tuple[S
     """Steps of the run itself, as scripts/train.py makes it, that leave nothing behind."""
     args = config.training
     with tempfile.TemporaryDirectory() as directory:
-        args.output_dir, args.logging_dir = directory, None
+        args.output_dir = directory
         args.max_steps, args.logging_steps, args.eval_strategy, args.save_strategy = steps + 1, 1, "no", "no"
         args.report_to, args.disable_tqdm = [], True
         task, splits = load_task(config.task)

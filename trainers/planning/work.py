@@ -7,6 +7,7 @@ model stands, answers with random tokens, and writes down what was fed, attended
 import copy
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,6 +26,9 @@ from trainers.settings.sft import DiffusionSFTConfig
 MASK, EOS, FIRST = 0, 1, 2  # tokens of the counting model; from FIRST on they are text
 VOCABULARY = 8
 SEED = 0  # of the random texts and masks: one plan gives one set of numbers
+
+Planned = ImprovedDiffuGRPOConfig | DiffusionSFTConfig  # the options of the trainers that a plan knows
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ class Work:
     trajectory: Trajectory | None = field(default=None, repr=False)
 
 
-def count_work(args: DiffusionArguments, lengths: Lengths, block_length: int | None, evaluations: int | None) -> Work:
+def count_work(args: Planned, lengths: Lengths, block_length: int | None, evaluations: int | None) -> Work:
     """What a process of this run asks of its model.
 
     Args:
@@ -140,6 +144,7 @@ def count_work(args: DiffusionArguments, lengths: Lengths, block_length: int | N
         scored, states = _score(args, build_loss(args), lengths, micro, block_length, None)
         return Work(Calls(), scored, states)
     assert isinstance(args, ImprovedDiffuGRPOConfig)
+    assert args.steps_per_generation is not None  # TRL settles it
     rows, size = micro * args.steps_per_generation, args.rollout_batch_size or micro
     rollout, trajectory = Calls(), None
     for batch, times in Counter([size] * (rows // size) + [rows % size]).items():
@@ -166,6 +171,7 @@ def _roll_out(
     masking = build_masking(args)
     schedule = sync_masking_with_nelbo(masking, build_loss(args))
     sampler = build_generator(args, denoiser, schedule, masking, EOS)
+    assert args.num_generations is not None  # TRL has divided by it
     group = torch.arange(rows) // args.num_generations
     prompts = (FIRST + group).unsqueeze(1).expand(-1, lengths.prompt)
     noise = torch.Generator().manual_seed(SEED)
@@ -211,12 +217,14 @@ def _per_state(likelihood: Likelihood, draws: Draws) -> Int[Tensor, " S"]:
 
 def add(calls: Calls, others: Calls, times: int) -> Calls:
     """These, and others so many times."""
-    total = Calls(Counter(calls.body), Counter(calls.head), Counter(calls.last_feed_forward))
-    for own, more in (
-        (total.body, others.body),
-        (total.head, others.head),
-        (total.last_feed_forward, others.last_feed_forward),
-    ):
-        for each, count in more.items():
-            own[each] += times * count
+    return Calls(
+        body=_plus(calls.body, others.body, times),
+        head=_plus(calls.head, others.head, times),
+        last_feed_forward=_plus(calls.last_feed_forward, others.last_feed_forward, times),
+    )
+
+
+def _plus(own: Counter[Key], more: Counter[Key], times: int) -> Counter[Key]:
+    total = Counter(own)
+    total.update({each: times * count for each, count in more.items()})
     return total
