@@ -93,7 +93,7 @@ def _read(value: Any) -> Judged:
 
 
 class GuardedReward(ABC):
-    """A reward function that never fails, once it is called by one of the two ways to call it.
+    """A reward function that never fails: what calls of plain functions and of coroutine functions have in common.
 
     Attributes:
         faults: of the last call, by completion. Their values are `UNKNOWN` in what was returned.
