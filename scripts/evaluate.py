@@ -24,6 +24,7 @@ DECODINGS = names_in("trainers.evaluating.work", "DECODINGS")
 
 
 def main(argv: list[str]) -> None:
+    """Score the problems of a split in every row of the sweep, shared among processes; print and write the scores."""
     own, whole = OptionParser(__doc__), partial(at_least, 1)
     own.add_argument("--sweep", nargs="+", action="append", default=[], help="a setting and its values")
     own.add_argument("--decodings", nargs="+", default=DECODINGS, choices=DECODINGS)

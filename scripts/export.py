@@ -21,6 +21,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def main(argv: list[str]) -> None:
+    """Load a policy, merge its adapter if it has one, and save it with tokenizer and model card."""
     own = OptionParser(__doc__)
     own.add_argument("source", help="a config, or a model's name or directory")
     own.add_argument("--output", type=Path, required=True, help="a directory that is not there yet")

@@ -13,6 +13,7 @@ from trainers.settings.parser import read
 
 
 def main(argv: list[str]) -> None:
+    """Complete one prompt and print the canvas after each evaluation, then the text and log p of its path in nats."""
     own = OptionParser(__doc__)
     own.add_argument("--prompt", default=None, help="the question; unset: the first test problem")
     own.add_argument("--greedy", action="store_true", help="the most likely token everywhere: temperature 0")

@@ -24,6 +24,7 @@ from trainers.settings.parser import read
 
 
 def main(argv: list[str]) -> None:
+    """Train as the config says, evaluate before and after, and write weights, model card and report."""
     started = time.perf_counter()
     check_launch()
     request = read(argv)

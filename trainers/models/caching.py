@@ -96,6 +96,7 @@ class CachedModelDenoiser(RuledModelDenoiser, CachedDenoiser):
         memory: KeyValues | None,
         columns: Int[Tensor, "B C"],
     ) -> tuple[Float[Tensor, "R V"], KeyValues]:
+        """Run a span on stored keys and values by the model's own cache; no shifted logits, no absolute positions."""
         if self.logit_shift:
             raise ValueError("a model with shifted logits predicts the start of a span from outside of it: no cache")
         if self.counts_padding:

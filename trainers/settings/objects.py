@@ -1,10 +1,10 @@
 """From one flat config to the objects of core: the one place where option names meet constructor arguments."""
 
 from inspect import signature
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.denoiser import EmbeddingDenoiser
+from core.denoisers.denoiser import Denoiser, EmbeddingDenoiser
 from core.flow import FlowGenerator, ReflexFlow
 from core.generator import DiffusionGenerator
 from core.likelihoods import ESTIMATORS
@@ -98,7 +98,7 @@ def build_reflexflow(args: DiffusionArguments) -> ReflexFlow | None:
 
 def build_generator(
     args: DiffusionArguments,
-    denoiser: EmbeddingDenoiser,
+    denoiser: Denoiser,
     schedule: AlphaSchedule,
     masking: MaskingStrategy,
     eos_id: int,
@@ -107,7 +107,7 @@ def build_generator(
     """The sampler that the generation section describes; ``temperature`` overrides it (evaluation)."""
     if args.prediction_type == "flow_matching":
         return FlowGenerator(
-            denoiser,
+            cast(EmbeddingDenoiser, denoiser),  # as every denoiser of a policy is
             schedule,
             canvas_length=args.max_completion_length,
             solver=args.solver,

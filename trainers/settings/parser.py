@@ -135,6 +135,7 @@ class SectionParser(argparse.ArgumentParser):
         groups[section].add_argument(f"--{option.name}", f"--{name}", help=text, **argument(option))
 
     def error(self, message: str):
+        """Raise what is wrong as a ConfigError, where argparse would print the usage and exit."""
         raise ConfigError(message)
 
     def collect(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
