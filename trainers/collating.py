@@ -4,16 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # label that TRL puts on prompt tokens
-
-
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """Ids of the padding token and of EOS; a policy's tokenizer has both, `trainers.models.loading` sees to it."""
-    pad_id, eos_id = tokenizer.pad_token_id, tokenizer.eos_token_id
-    assert isinstance(pad_id, int) and isinstance(eos_id, int)
-    return pad_id, eos_id
 
 
 class CanvasCollator:

@@ -141,7 +141,7 @@ def own_pairs(
     assert isinstance(args, DiffusionDPOConfig) and args.output_dir is not None
     problems = problems.select(range(min(args.preference_problems or len(problems), len(problems))))
     if not policy.quantised:  # which are where they belong
-        policy.model.to(args.device)  # pyright: ignore[reportArgumentType]  transformers wraps it in what takes no self
+        policy.move_to(args.device)
     folder = Path(args.output_dir) / FOLDER
     depends_on = {
         "weights": weights_hash(policy.model),

@@ -27,7 +27,6 @@ from trl.trainer.utils import FusedCausalLMOutput, use_adapter
 
 from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
 from core.scoring import Draws
-from trainers.collating import special_ids
 from trainers.distributed.randomness import generator_at
 from trainers.distributed.sharding import ShardedTrainer
 from trainers.dpo.collating import TEXTS, PairCollator, check_lengths
@@ -92,7 +91,7 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
         **kwargs: Any,
     ):
         refuse(args, UNSUPPORTED_DPO)
-        self.policy, (pad_id, eos_id) = policy, special_ids(policy.tokenizer)
+        self.policy = policy
         args.max_length = None  # the canvas is the limit, checked below
         if args.disable_dropout:
             disable_dropout(policy.model)
@@ -105,14 +104,14 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=policy.tokenizer,
-            data_collator=PairCollator(args.max_completion_length, pad_id, eos_id),
+            data_collator=PairCollator(args.max_completion_length, policy.pad_id, policy.eos_id),
             **kwargs,
         )
         match_reference(self.model)
         self._build_collaborators()
         for pairs in (self.train_dataset, self.eval_dataset):
             if pairs is not None:
-                check_lengths(pairs, args.max_completion_length, eos_id)
+                check_lengths(pairs, args.max_completion_length, policy.eos_id)
 
     def _build_collaborators(self) -> None:
         """The objects that draw and score, and what TRL is told of them."""

@@ -13,7 +13,6 @@ from core.masking_strategy import MaskingStrategy
 from core.sampling.noise import draw_keys
 from core.scoring.share import Share
 from core.trajectory import Trajectory
-from trainers.collating import special_ids
 from trainers.grpo.position import Position
 from trainers.models.policy import Policy
 from trainers.rollouts import balanced, compiled_body, exchanged, roll_out
@@ -57,9 +56,8 @@ class Roller:
         processes show in it."""
         keys = draw_keys(len(prompt_ids) * self.share.processes, at.generator("rollout"))
         size = self.args.rollout_batch_size or self.args.per_device_train_batch_size
-        pad_id, eos_id = special_ids(self.policy.tokenizer)
-        sampler = build_generator(self.args, denoiser, self.schedule, self.masking, eos_id)
-        rest = pad_id, size, self.device
+        sampler = build_generator(self.args, denoiser, self.schedule, self.masking, self.policy.eos_id)
+        rest = self.policy.pad_id, size, self.device
         with denoiser.evaluating():
             if self.share.processes == 1:
                 return roll_out(sampler, prompt_ids, keys, *rest)

@@ -18,7 +18,6 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
-from trainers.collating import special_ids
 from trainers.distributed.sharding import PARTS, ShardedTrainer
 from trainers.exposure import Walks, log_follows
 from trainers.faults.tolerant import FaultTolerant
@@ -178,7 +177,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
     ) -> tuple[list[list[int]], None]:
         assert_schedules_consistent(self.masking_strategy, self.likelihood)
         started, at = time.perf_counter(), self.position()
-        prompts = padded(prompt_ids, special_ids(self.policy.tokenizer)[0], self.accelerator.device)
+        prompts = padded(prompt_ids, self.policy.pad_id, self.accelerator.device)
         with self.roller.sampling() as denoiser:
             trajectory = self.roller.complete(denoiser, prompt_ids, at)
             self.meter.rolled_out(trajectory, time.perf_counter() - started)

@@ -11,7 +11,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from core.masking_strategy import sync_masking_with_nelbo
 from core.nelbo import TrajectoryNELBOLoss
-from trainers.collating import IGNORED, CanvasCollator, special_ids
+from trainers.collating import IGNORED, CanvasCollator
 from trainers.distributed.sharding import ShardedTrainer, whole
 from trainers.exposure import SCHEDULED, log_follows
 from trainers.faults.tolerant import FaultTolerant
@@ -73,7 +73,7 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
     ):
         check_supported(args)
         checkpoint_activations(policy, args)
-        self.policy, tokenizer = policy, policy.tokenizer
+        self.policy = policy
         args.max_length = None  # the canvas is the limit, checked below
         args.remove_unused_columns = False
         args.completion_only_loss = True
@@ -82,8 +82,8 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            processing_class=tokenizer,
-            data_collator=CanvasCollator(args.max_completion_length, *special_ids(tokenizer)),
+            processing_class=policy.tokenizer,
+            data_collator=CanvasCollator(args.max_completion_length, policy.pad_id, policy.eos_id),
             **kwargs,
         )
         self._build_collaborators()
