@@ -84,6 +84,7 @@ class TrajectoryNELBOLoss(Likelihood):
         super().__init__(max_timesteps, alpha_schedule, alpha_min, alpha_max, num_draws, ratio)
 
     def allowed_draws(self) -> str | None:
+        """Refuses an odd number of states for antithetic coupling, which draws pairs."""
         pairs = COUPLINGS[self.coupling].per_level == 2
         return "an even number for antithetic coupling, which draws pairs" if pairs and self.num_draws % 2 else None
 
@@ -92,11 +93,13 @@ class TrajectoryNELBOLoss(Likelihood):
         return states if self.source == "rollout" else COUPLINGS[self.coupling].replicates(states)
 
     def get_performance_stats(self) -> dict[str, Any]:
+        """The schedule's parameters and how states are drawn, with coupling and replay."""
         return {**super().get_performance_stats(), "coupling": self.coupling, "replay": self.replay}
 
     def draw_states(
         self, masking: MaskingStrategy, length: int, noise: Noise, trajectory: Trajectory | None
     ) -> dict[str, Tensor]:
+        """The states of (1) or (2): ``hidden`` (B, M, L) and ``weight`` (B, M); (1) adds ``u``, (2) ``scored``."""
         if self.source == "forward":
             return self._forward_states(masking, length, noise)
         if trajectory is None:

@@ -24,10 +24,9 @@ from core.denoisers.denoiser import Denoiser
 from core.generator import DiffusionGenerator
 from core.masking_strategy import MaskingStrategy, uniform
 from core.names import check_known
-from core.nelbo import TrajectoryNELBOLoss
 from core.sampling.noise import draw_keys
 from core.sampling.solvers import SOLVERS
-from core.scoring import Draws, noisy_prompts
+from core.scoring import Draws, Likelihood, noisy_prompts
 
 # Offsets k in 0..K from a uniform number in [0, 1): where on the trajectory the model takes over.
 STRATEGIES: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -257,7 +256,7 @@ class ScheduledSampling:
 
 
 def exposure_bias(
-    nelbo_loss: TrajectoryNELBOLoss,
+    nelbo_loss: Likelihood,
     denoiser: Denoiser,
     prompt_ids: Int[Tensor, "B P"],
     prompt_mask: Tensor,

@@ -60,7 +60,7 @@ class Trajectory:
 
     @property
     def finish_reason(self) -> list[str]:
-        """ "eos" or "length" for each row."""
+        """Why each row ends: "eos", or "length" where the canvas is full without one."""
         return ["eos" if stopped else "length" for stopped in self.stopped.tolist()]
 
     def completions(self) -> list[list[int]]:

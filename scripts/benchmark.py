@@ -59,6 +59,7 @@ def device(name: str) -> str:
 
 
 def rollout_options() -> OptionParser:
+    """Options of mode rollout: which generators, on how many prompts, in how many denoising steps."""
     parser = common_options("rollout")
     parser.add_argument("--generators", nargs="+", default=["llada", "d1", "ours"], help="compared with the first")
     parser.add_argument("--batch_size", nargs="+", default=[4], type=whole)
@@ -106,6 +107,7 @@ def check_scoring(chosen: argparse.Namespace) -> None:
 
 
 def train_options() -> OptionParser:
+    """Options of mode train: which weights are trained, with and without activations computed again."""
     parser = scoring_options("train", [2])
     parser.add_argument("--trained", nargs="+", default=list(TRAINED), choices=TRAINED, help="all weights, an adapter")
     parser.add_argument("--lora_r", default=16, type=whole, help="rank of the adapter")
@@ -114,6 +116,7 @@ def train_options() -> OptionParser:
 
 
 def startup_options() -> OptionParser:
+    """Options of mode startup: which commands of which checkout, and how often each is timed."""
     parser = OptionParser("Seconds until a command has answered --help, a wrong key and a missing file.")
     parser.prog = "benchmark.py startup"
     parser.add_argument("--commands", nargs="+", default=["train", "evaluate", "generate", "plan"], help="of scripts/")
@@ -124,6 +127,7 @@ def startup_options() -> OptionParser:
 
 
 def init_options() -> OptionParser:
+    """Options of mode init: the folder to write, and the file that the tokenizer is trained on."""
     parser = OptionParser("Save random weights and a tokenizer trained on a file.")
     parser.prog = "benchmark.py init"
     parser.add_argument("folder", type=Path)
@@ -145,6 +149,7 @@ MODES = {
 
 
 def main(argv: list[str]) -> None:
+    """Check the mode's options before anything slow is imported, then run the mode."""
     if argv and argv[0] in ("-h", "--help"):
         print(__doc__)
         return

@@ -17,6 +17,7 @@ from trainers.commands import OptionParser, main_or_one_line
 
 
 def main(argv: list[str]) -> None:
+    """Print the paired differences of two records of evaluate.py, row by row, and write them if asked to."""
     parser = OptionParser(__doc__)
     parser.add_argument("before", type=Path, help="record of scripts/evaluate.py --json")
     parser.add_argument("after", type=Path, help="another one, of the same problems")

@@ -23,6 +23,7 @@ LONGEST_WITH_GRADIENT = 4  # 11^4 canvases; one token more takes 12 times the me
 
 
 def options(argv: list[str]) -> argparse.Namespace:
+    """The command line, with every estimator that fits the selection rule where none is named."""
     parser, whole = OptionParser(__doc__), partial(at_least, 1)
     parser.add_argument("--sampler", default="count_matched", choices=("count_matched", "ancestral"))
     parser.add_argument("--selection", default="top1", choices=names_in("core", "SELECTIONS"))
@@ -51,6 +52,7 @@ def options(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
+    """Train the small denoiser, compare the estimators with the exact values, print and write the tables."""
     chosen, console, start = options(argv), Console(), time.perf_counter()
 
     # only now: these take seconds to import, which a typo does not wait for

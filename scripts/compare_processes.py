@@ -26,6 +26,7 @@ TRAIN = Path(__file__).parent / "train.py"
 
 
 def main(argv: list[str]) -> None:
+    """Time short runs at each number of processes by turns, and print the ratios to the first number."""
     parser = OptionParser(__doc__)
     parser.add_argument("--processes", type=partial(at_least, 1), nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=partial(at_least, 10), default=20)

@@ -24,6 +24,7 @@ DECODINGS = names_in("trainers.evaluating.work", "DECODINGS")
 
 
 def main(argv: list[str]) -> None:
+    """Score the problems of a split in every row of the sweep, shared among processes; print and write the scores."""
     own, whole = OptionParser(__doc__), partial(at_least, 1)
     own.add_argument("--sweep", nargs="+", action="append", default=[], help="a setting and its values")
     own.add_argument("--decodings", nargs="+", default=DECODINGS, choices=DECODINGS)
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> None:
     problems = problems.select(range(min(options.limit or len(problems), len(problems))))
     set_seed(config.training.seed)  # fresh weights are then the same on every process
     policy = load_experiment_policy(config, splits["train"])
-    policy.model.to(config.training.device)
+    policy.move_to(config.training.device)
     evaluators = [build_evaluator(row.config, task, problems) for row in swept]
     work = Work(evaluators, policy, list(dict.fromkeys(options.decodings)), options.repeats)
     work.check()

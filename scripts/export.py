@@ -21,6 +21,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def main(argv: list[str]) -> None:
+    """Load a policy, merge its adapter if it has one, and save it with tokenizer and model card."""
     own = OptionParser(__doc__)
     own.add_argument("source", help="a config, or a model's name or directory")
     own.add_argument("--output", type=Path, required=True, help="a directory that is not there yet")
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> None:
         args, block_length = None, settled_block_length(Path(options.source))
     policy = load_policy(replace(model, **plain), block_length=block_length)
     if options.dtype:
-        policy.model.to(getattr(torch, options.dtype))
+        policy.move_to(getattr(torch, options.dtype))
 
     policy.model.save_pretrained(options.output)
     policy.tokenizer.save_pretrained(options.output)

@@ -13,6 +13,7 @@ from trainers.settings.parser import read
 
 
 def main(argv: list[str]) -> None:
+    """Complete one prompt and print the canvas after each evaluation, then the text and log p of its path in nats."""
     own = OptionParser(__doc__)
     own.add_argument("--prompt", default=None, help="the question; unset: the first test problem")
     own.add_argument("--greedy", action="store_true", help="the most likely token everywhere: temperature 0")
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> None:
         policy.denoiser(),
         loss.schedule,
         build_masking(args),
-        policy.tokenizer.eos_token_id,
+        policy.eos_id,
         temperature=0.0 if options.greedy else args.temperature,
     )
 
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> None:
     batch = encode_prompts(policy, [prompt])
     noise = generator_at(args.seed, "generate", device=policy.model.device)
     trajectory = sampler.generate(batch["input_ids"], batch["attention_mask"], noise, observe=show)
-    text = policy.tokenizer.decode(trajectory.completions()[0], skip_special_tokens=True)
+    text = policy.decode(trajectory.completions()[0], skip_special_tokens=True)
     console.print(Text(text, style="bold"))
     logp = f"log p(path) = {trajectory.commit_logps[0].sum():.3f} nats"
     console.print(

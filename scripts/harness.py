@@ -19,6 +19,7 @@ from trainers.settings.parser import read
 
 
 def options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command's own options, and the words that are left for the config."""
     parser, whole = OptionParser(__doc__), partial(at_least, 1)
     parser.add_argument("--tasks", nargs="+", required=True, help="names, or paths of YAML files")
     parser.add_argument("--include_path", default=None, help="a directory of further tasks")
@@ -30,6 +31,7 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: list[str]) -> None:
+    """Run the harness's tasks on the config's policy, print the harness's table, and write the record if asked to."""
     chosen, rest = options(argv)
     request = read(rest)
 
@@ -49,7 +51,7 @@ def main(argv: list[str]) -> None:
     if config.model.from_scratch:
         raise ConfigError("model.from_scratch=True: expected trained weights")
     policy = load_experiment_policy(config, Dataset.from_dict({"prompt": [], "completion": []}))
-    policy.model.to(config.training.device)
+    policy.move_to(config.training.device)
     batch_size = config.training.rollout_batch_size or DiffusionLM.default_batch_size
     model = DiffusionLM(config.training, policy, config.training.seed, chosen.draws, batch_size)
     results, table = evaluate(model, chosen.tasks, chosen.include_path, chosen.num_fewshot, chosen.limit)

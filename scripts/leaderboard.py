@@ -17,6 +17,7 @@ from trainers.settings.options import ConfigError
 
 
 def main(argv: list[str]) -> None:
+    """Run the cells of a board that are not finished, then write and print what is."""
     own = OptionParser(__doc__)
     own.add_argument("board", type=Path)
     own.add_argument("--only", nargs="+", default=None, help="entries to run; 'start' is the untrained policy")

@@ -25,6 +25,7 @@ TABLES = ("exposure", "steps", "solvers")
 
 
 def main(argv: list[str]) -> None:
+    """Measure the tables asked for on the problems of a split, print each when done, and write all if asked to."""
     own = OptionParser(__doc__)
     own.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
     own.add_argument("--offsets", nargs="+", default=[1, 2, 4, 7], type=partial(at_least, 0))

@@ -28,6 +28,7 @@ whole = partial(at_least, 1)
 
 
 def options() -> OptionParser:
+    """Options beside MODEL, GPUS, BUDGET and config: lengths in tokens, rates a second, bytes, and what to write."""
     parser = OptionParser(__doc__)
     parser.usage = USAGE
     parser.add_argument("--prompt_length", default=None, type=whole, help="tokens; default the task's, or 200")
@@ -50,6 +51,7 @@ def options() -> OptionParser:
 
 
 def share(text: str) -> float:
+    """A number above 0 and at most 1, for argparse."""
     value = float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a share above 0, at most 1")
@@ -57,11 +59,13 @@ def share(text: str) -> float:
 
 
 def main(argv: list[str]) -> None:
+    """Print the plan, its launch command and its assumptions; with --check, run some steps of it here."""
     leading = list(takewhile(lambda text: not text.startswith("-"), argv))
     chosen, overrides = options().parse_known_args(argv[len(leading) :])
     if not 3 <= len(leading) <= 4:
         raise ConfigError(f"expected MODEL GPUS BUDGET and perhaps a config, got {leading}; call: {USAGE}")
-    name, gpus, wanted, path = (*leading, None)[:4]
+    name, gpus, wanted, *config_path = leading
+    path = config_path[0] if config_path else None
     if path is not None:
         read([path, *overrides])
 

@@ -11,6 +11,7 @@ from trainers.settings.options import ConfigError
 
 
 def main(argv: list[str]) -> None:
+    """Write the picture of all schedules and print their check values."""
     parser = OptionParser(__doc__)
     parser.add_argument("--steps", type=int, default=128, help="T, the number of denoising steps (default 128)")
     parser.add_argument("--alpha_min", type=float, default=0.01, help="visible share at t = T (default 0.01)")

@@ -24,11 +24,13 @@ from trainers.settings.parser import read
 
 
 def main(argv: list[str]) -> None:
+    """Train as the config says, evaluate before and after, and write weights, model card and report."""
     started = time.perf_counter()
     check_launch()
     request = read(argv)
 
     # only now: these take seconds to import, which a typo does not wait for
+    from datasets import Dataset
     from transformers import set_seed
 
     from trainers.evaluating.together import evaluate_together
@@ -43,6 +45,7 @@ def main(argv: list[str]) -> None:
 
     config = build(request)
     args = config.training
+    assert args.output_dir is not None  # transformers has a default
     resume = args.resume_from_checkpoint and checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
 
     task, splits = load_task(config.task)
@@ -52,6 +55,7 @@ def main(argv: list[str]) -> None:
     use_line_progress(trainer)
     output = Path(args.output_dir)
     console = Console(quiet=not trainer.accelerator.is_main_process)
+    assert isinstance(trainer.train_dataset, Dataset)
     if trainer.train_dataset.info.description:
         console.print(f"train: {trainer.train_dataset.info.description}", style="dim", soft_wrap=True)
     if trainer.accelerator.is_main_process:

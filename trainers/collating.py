@@ -18,6 +18,7 @@ class CanvasCollator:
         self.canvas_length, self.pad_id, self.eos_id = canvas_length, pad_id, eos_id
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """``prompt_ids``, ``prompt_mask`` (B, P), left-padded, and ``completion_ids`` (B, L), filled up with EOS."""
         prompts, canvases = [], []
         for row in rows:
             completion = [label for label in row["labels"] if label != IGNORED]

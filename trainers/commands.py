@@ -31,6 +31,7 @@ class OptionParser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="show this and exit")
 
     def error(self, message: str) -> NoReturn:
+        """Raise what is wrong as a ConfigError, where argparse would print the usage and exit."""
         raise ConfigError(message)
 
     def parse_beside_config(self, argv: Words) -> tuple[argparse.Namespace, Words]:

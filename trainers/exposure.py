@@ -15,12 +15,19 @@ from transformers import TrainerState
 
 from core.denoisers.denoiser import Denoiser
 from core.masking_strategy import MaskingStrategy
-from core.nelbo import TrajectoryNELBOLoss
 from core.scheduled_sampling import RollOut, ScheduledSampling, exposure_bias
-from core.scoring import Draws
+from core.scoring import Draws, Likelihood
 from core.scoring.share import Share
 
 SCHEDULED = "scheduled_sampling/"  # prefix of the keys
+
+Batch = tuple[Tensor, Tensor, Tensor]  # prompts and their mask (B, P), canvases (B, L)
+
+
+def rows_of(batch: Batch, rows: slice | Tensor) -> Batch:
+    """Some rows of a batch."""
+    prompt_ids, prompt_mask, ids = batch
+    return prompt_ids[rows], prompt_mask[rows], ids[rows]
 
 
 def log_follows(state: TrainerState, steps: int = 1) -> bool:
@@ -44,14 +51,14 @@ class Walks:
 
     scheduled: ScheduledSampling
     masking: MaskingStrategy
-    nelbo_loss: TrajectoryNELBOLoss
+    nelbo_loss: Likelihood
     temperature: float
     size: int | None = None
 
     def walk(
         self,
         denoiser: Denoiser,
-        batch: tuple[Tensor, Tensor, Tensor],
+        batch: Batch,
         draws: Draws,
         step: int,
         noise: torch.Generator,
@@ -61,7 +68,7 @@ class Walks:
 
         Args:
             denoiser: the current weights.
-            batch: prompts and their mask (B, P), and canvases (B, L).
+            batch: prompts and canvases.
             draws: the states.
             step: optimiser step, for the ramp.
             noise: the only source of randomness, the same on every process.
@@ -77,10 +84,9 @@ class Walks:
         departures = self.scheduled.depart(timestep, most, step, noise).rows(share.own(rows))
         parts = []
         for some in (slice(start, start + size) for start in range(0, rows, size)):
-            own = (*(part[some] for part in batch), draws.rows(some))
-            parts.append(
-                self.scheduled.roll_out(denoiser, self.masking, *own, step, departures.rows(some), self.temperature)
-            )
+            states = *rows_of(batch, some), draws.rows(some)
+            how = step, departures.rows(some), self.temperature
+            parts.append(self.scheduled.roll_out(denoiser, self.masking, *states, *how))
         return RollOut.cat(parts), time.perf_counter() - started
 
     def metrics(
@@ -88,7 +94,7 @@ class Walks:
         rollout: RollOut,
         seconds: float,
         denoiser: Denoiser,
-        batch: tuple[Tensor, Tensor, Tensor],
+        batch: Batch,
         step: int,
         measure: bool,
     ) -> dict[str, float]:
@@ -103,9 +109,9 @@ def rollout_metrics(
     step: int,
     seconds: float,
     measure: bool,
-    nelbo_loss: TrajectoryNELBOLoss,
+    nelbo_loss: Likelihood,
     denoiser: Denoiser,
-    batch: tuple[Tensor, Tensor, Tensor],
+    batch: Batch,
     temperature: float,
     size: int | None = None,
 ) -> dict[str, float]:
@@ -117,7 +123,7 @@ def rollout_metrics(
     moved = rollout.draws.rolled_out
     if measure and moved is not None and bool(moved.any()):
         losses = [
-            exposure_bias(nelbo_loss, denoiser, *(t[i] for t in batch), rollout.draws.rows(i), temperature)
+            exposure_bias(nelbo_loss, denoiser, *rows_of(batch, i), rollout.draws.rows(i), temperature)
             for i in moved.nonzero().squeeze(1).split(size or len(moved))
         ]
         rolled, clean = (torch.cat(part) for part in zip(*losses, strict=True))

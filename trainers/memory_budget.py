@@ -15,8 +15,10 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from core.denoisers.denoiser import ModelDenoiser
+from core.denoisers.unpadded import UnpaddedDenoiser
 from core.scoring import Draws, Likelihood
 from trainers.benchmarking.memory import peak_memory
+from trainers.distributed.sharding import share_of
 from trainers.models.policy import Policy
 from trainers.settings.options import refusal, require
 
@@ -58,13 +60,13 @@ class MemoryBudget:
 
     def _smallest(self, count: int) -> int:
         """Of all processes' numbers."""
-        return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).min())
+        return int(share_of(self.accelerator).gather(torch.tensor([count])).min())
 
 
 def choose_states(
     args: Any,
     likelihood: Likelihood,
-    denoiser: ModelDenoiser,
+    denoiser: ModelDenoiser | UnpaddedDenoiser,
     prompt_length: int,
     smallest: Callable[[int], int] = lambda count: count,
 ) -> str:
@@ -135,13 +137,16 @@ def _widen(likelihood: Likelihood, fits: int, most: int) -> None:
 class StepMemory:
     """Peak bytes of a scoring step, by states at a time; each number is measured once."""
 
-    def __init__(self, likelihood: Likelihood, denoiser: ModelDenoiser, prompt_length: int, length: int):
+    def __init__(
+        self, likelihood: Likelihood, denoiser: ModelDenoiser | UnpaddedDenoiser, prompt_length: int, length: int
+    ):
         self.likelihood, self.denoiser = likelihood, denoiser
         self.prompt_length, self.length = prompt_length, length
         self.device = next(denoiser.model.parameters()).device
         self._known: dict[int, int] = {}
 
     def __call__(self, states: int) -> int:
+        """Peak bytes of a step with so many states in one forward; the model keeps its mode and no gradients."""
         if states not in self._known:
             model, training = self.denoiser.model, self.denoiser.model.training
             model.train()

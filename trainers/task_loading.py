@@ -128,7 +128,8 @@ def _refuse_if_set(arguments: TaskArguments, option: Any) -> None:
 def _own_options(declared: Any, takes_all: bool, taken: dict[str, Any], arguments: TaskArguments) -> dict[str, Any]:
     """`task.options`, each of which the task must declare, and each of which without a default must be there."""
     own = {name: p for name, p in declared.items() if name not in taken and p.kind is not p.VAR_KEYWORD}
-    told: dict[str, Any] = arguments.task_options  # a mapping since __post_init__
+    told = arguments.task_options
+    assert isinstance(told, dict)  # since __post_init__
     for name, value in told.items():
         if not (takes_all or name in own) or name in taken:
             has = f"its own are {', '.join(own)}" if own else "it has none of its own"
@@ -165,10 +166,11 @@ def check_splits(splits: dict[str, Dataset], label: str) -> None:
 def _try_verifier(task: ModuleType, problems: Dataset, path: str) -> None:
     """A verifier that does not know its own reference completions would make every number of a run wrong."""
     verify: Callable[[str, str], Any] = task.verify
-    for row in problems.select(range(min(TRIED, len(problems)))):
-        shown = f"verify({row['completion']!r}, {row['answer']!r})"
+    tried = problems.select(range(min(TRIED, len(problems))))
+    for completion, answer in zip(tried["completion"], tried["answer"], strict=True):
+        shown = f"verify({completion!r}, {answer!r})"
         try:
-            verdict = verify(row["completion"], row["answer"])
+            verdict = verify(completion, answer)
             strict, lenient = bool(verdict.strict), bool(verdict.lenient)
         except Exception as error:
             raise ConfigError(f"task.path={path!r}: {shown} raised {type(error).__name__}: {error}") from error

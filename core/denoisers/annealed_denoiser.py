@@ -29,6 +29,7 @@ class AnnealedDenoiser(Denoiser):
         rows: Bool[Tensor, "B N"],
         position_ids: Int[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "R V"]:
+        """float32 logits (R, V) of the inner denoiser, told who sees whom by ``rule`` beside what is padding."""
         places = {} if position_ids is None else {"position_ids": position_ids}
         return self.inner.logits(ids, self._visible(ids, attention_mask), rows, **places)
 
@@ -41,13 +42,16 @@ class AnnealedDenoiser(Denoiser):
         temperature: float,
         position_ids: Int[Tensor, "B N"] | None = None,
     ) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
+        """The inner denoiser's log-probabilities and entropies under ``rule``, nats, (R,) both."""
         visible = self._visible(ids, attention_mask)
         return self.inner.token_logps(ids, visible, rows, targets, temperature, position_ids)
 
     def beneath_wrapper(self) -> "AnnealedDenoiser":
+        """The same rule around the inner denoiser beneath its wrapper."""
         return AnnealedDenoiser(self.inner.beneath_wrapper(), self.rule)
 
     def evaluating(self) -> AbstractContextManager[None]:
+        """The inner denoiser's: its model, if it has one, is put into eval mode."""
         return self.inner.evaluating()
 
     def _visible(self, ids: Int[Tensor, "B N"], attention_mask: Tensor | None) -> Bool[Tensor, "B N N"]:

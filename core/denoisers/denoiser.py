@@ -153,11 +153,13 @@ class ModelDenoiser(EmbeddingDenoiser):
         rows: Bool[Tensor, "B N"],
         position_ids: Int[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "R V"]:
+        """float32 logits (R, V) by one forward; a known head is run at ``rows`` alone."""
         return self._logits({"input_ids": ids, **self._attention(attention_mask, position_ids)}, rows)
 
     def logits_at(
         self, ids: Int[Tensor, "B N"], attention_mask: Tensor | None, columns: Int[Tensor, "B K"]
     ) -> Float[Tensor, "R V"]:
+        """float32 logits (B * K, V); a shifted model goes through `logits`, which refuses position 0."""
         if self.logit_shift:  # through `logits`, which looks for position 0
             return super().logits_at(ids, attention_mask, columns)
         return self._logits({"input_ids": ids, **self._attention(attention_mask)}, columns)
@@ -193,6 +195,7 @@ class ModelDenoiser(EmbeddingDenoiser):
         return inner
 
     def embedding_table(self) -> Float[Tensor, "V d"]:
+        """The rows of ``embedding.weight``, each divided by its root mean square, float32, (V, d)."""
         table = self._embedding_weight().detach().float()
         scale = table.square().mean(dim=1, keepdim=True).sqrt()
         return table / scale.clamp(min=torch.finfo(table.dtype).tiny)  # the padding token's row may be zero
@@ -200,6 +203,7 @@ class ModelDenoiser(EmbeddingDenoiser):
     def logits_from_embeddings(
         self, embeddings: Float[Tensor, "B N d"], attention_mask: Tensor | None, rows: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "R V"]:
+        """float32 logits (R, V) by one forward on ``inputs_embeds``, in the dtype of the model's own embeddings."""
         embeddings = embeddings.to(self._embedding_weight().dtype)
         return self._logits({"inputs_embeds": embeddings, **self._attention(attention_mask)}, rows)
 

@@ -32,6 +32,7 @@ class UnpaddedDenoiser(EmbeddingDenoiser):
         rows: Bool[Tensor, "B N"],
         position_ids: Int[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "R V"]:
+        """float32 logits (R, V), by a forward of the inner denoiser for each length of padding."""
         groups = _groups(attention_mask, ids)
         parts = [
             self.inner.logits(ids[group, cut:], None, rows[group, cut:], _part(position_ids, group, cut))
@@ -48,6 +49,7 @@ class UnpaddedDenoiser(EmbeddingDenoiser):
         temperature: float,
         position_ids: Int[Tensor, "B N"] | None = None,
     ) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
+        """Log-probabilities and entropies, nats, (R,) both, by one scoring for each length of padding."""
         wanted, groups = torch.zeros_like(ids).masked_scatter(rows, targets), _groups(attention_mask, ids)
         logps, entropies = [], []
         for group, cut in groups:
@@ -60,11 +62,13 @@ class UnpaddedDenoiser(EmbeddingDenoiser):
         return _joined(logps, order), _joined(entropies, order)
 
     def embedding_table(self) -> Float[Tensor, "V d"]:
+        """The inner denoiser's table, float32, (V, d): padding does not touch it."""
         return self.inner.embedding_table()
 
     def logits_from_embeddings(
         self, embeddings: Float[Tensor, "B N d"], attention_mask: Tensor | None, rows: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "R V"]:
+        """float32 logits (R, V), by a forward for each length of padding, whose embeddings are cut off."""
         groups = _groups(attention_mask, embeddings)
         parts = [
             self.inner.logits_from_embeddings(embeddings[group, cut:], None, rows[group, cut:])
@@ -73,9 +77,11 @@ class UnpaddedDenoiser(EmbeddingDenoiser):
         return _joined(parts, _order(groups, rows))
 
     def beneath_wrapper(self) -> "UnpaddedDenoiser":
+        """The same cut around the inner denoiser beneath its wrapper."""
         return UnpaddedDenoiser(self.inner.beneath_wrapper())
 
     def evaluating(self) -> AbstractContextManager[None]:
+        """The inner denoiser's: no gradient, and its model in eval mode."""
         return self.inner.evaluating()
 
 

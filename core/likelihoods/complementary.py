@@ -26,14 +26,17 @@ class ComplementaryMonteCarlo(Likelihood):
     default_draws = 2
 
     def allowed_draws(self) -> str | None:
+        """Refuses an odd number of states, as each mask comes with its complement."""
         return "an even number: masks come with their complements" if self.num_draws % 2 else None
 
     def num_groups(self, states: int) -> int:
+        """One replicate a pair: a mask and its complement depend on each other."""
         return states // 2
 
     def draw_states(
         self, masking: MaskingStrategy, length: int, noise: Noise, trajectory: Trajectory | None
     ) -> dict[str, Tensor]:
+        """``hidden`` (B, M, L), each mask next to its complement, and ``weight`` L / (l M) for l hidden, (B, M)."""
         mask = hide_some(noise, self.num_draws // 2, length)
         partner = torch.where(mask.all(dim=2, keepdim=True), mask, ~mask)
         hidden = torch.stack([mask, partner], dim=2).flatten(1, 2)

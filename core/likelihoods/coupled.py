@@ -26,14 +26,17 @@ class CoupledMasks(Likelihood):
     default_draws = 3
 
     def allowed_draws(self) -> str | None:
+        """Refuses even numbers and 1: there are the full mask and at least one pair."""
         return None if self.num_draws % 2 and self.num_draws > 1 else "odd and at least 3: the full mask and pairs"
 
     def num_groups(self, states: int) -> int:
+        """A single replicate, so no standard error: the full mask counts once beside all pairs."""
         return 1
 
     def draw_states(
         self, masking: MaskingStrategy, length: int, noise: Noise, trajectory: Trajectory | None
     ) -> dict[str, Tensor]:
+        """``hidden`` (B, M, L), the full mask first and then the pairs, and ``weight`` 1 / (rate (P + 1)), (B, M)."""
         pairs = (self.num_draws - 1) // 2
         low, high = COUPLED_RATES
         rate = low + (high - low) * noise(pairs, 1)

@@ -48,6 +48,7 @@ class MergedReplay(TrajectoryNELBOLoss):
         self.replays_steps = shrinkage == 1
 
     def choose_steps(self, steps: Int[Tensor, " R"], noise: Noise, most: int) -> Runs:
+        """Segments of ``shrinkage`` steps where that is set, else the inherited K segments."""
         if self.shrinkage is None:
             return super().choose_steps(steps, noise, most)
         return segments_of(steps, self.shrinkage)

@@ -25,6 +25,7 @@ class MonteCarlo(Likelihood):
     def draw_states(
         self, masking: MaskingStrategy, length: int, noise: Noise, trajectory: Trajectory | None
     ) -> dict[str, Tensor]:
+        """``hidden`` (B, M, L), l ~ U{1..L} tokens in each state, and ``weight`` L / (l M), (B, M)."""
         hidden = hide_some(noise, self.num_draws, length)
         return {"hidden": hidden, "weight": length / (hidden.sum(dim=2) * self.num_draws)}
 

@@ -25,5 +25,6 @@ class OneStep(Likelihood):
     def draw_states(
         self, masking: MaskingStrategy, length: int, noise: Noise, trajectory: Trajectory | None
     ) -> dict[str, Tensor]:
+        """``hidden`` (B, M, L), True everywhere, and ``weight`` 1 / M, (B, M)."""
         hidden = torch.ones_like(noise(self.num_draws, length), dtype=torch.bool)
         return {"hidden": hidden, "weight": hidden[:, :, 0] / self.num_draws}

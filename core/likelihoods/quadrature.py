@@ -27,11 +27,13 @@ class GaussQuadrature(Likelihood):
     default_draws = 3
 
     def num_groups(self, states: int) -> int:
+        """A single replicate, so no standard error: each state is at a node of its own."""
         return 1
 
     def draw_states(
         self, masking: MaskingStrategy, length: int, noise: Noise, trajectory: Trajectory | None
     ) -> dict[str, Tensor]:
+        """``hidden`` (B, M, L), a mask at each node t_m of the noise level, and ``weight`` w_m / t_m, (B, M)."""
         level, weight = gauss_legendre(self.num_draws)
         hidden = noise(self.num_draws, length) < level.unsqueeze(1)
         return {"hidden": hidden, "weight": (weight / level).expand(hidden.shape[:2])}

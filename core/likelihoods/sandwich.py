@@ -62,6 +62,7 @@ class Sandwich(TrajectoryNELBOLoss):
     def combine(
         self, logps: Float[Tensor, "B M L"], entropies: Float[Tensor, "B M L"], draws: Draws
     ) -> LikelihoodEstimate:
+        """The lower bound as `per_token_logps`, the mixture of both bounds as `negative_logps`, nats, (B, L) each."""
         found = super().combine(logps, entropies, draws)
         lower, upper = -found.token_bound, upper_bound(logps, draws, self.power)
         mixture = self.upper_share * upper + (1 - self.upper_share) * lower

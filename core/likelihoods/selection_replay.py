@@ -65,12 +65,14 @@ class SelectionReplay(TrajectoryNELBOLoss):
     def draw_states(
         self, masking: MaskingStrategy, length: int, noise: Noise, trajectory: Trajectory | None
     ) -> dict[str, Tensor]:
+        """The replayed steps, and ``candidates`` (B, M, L): every masked position of the block that the step is in."""
         drawn = super().draw_states(masking, length, noise, trajectory)
         block = torch.arange(length) // (self.block_length or length)
         here = block == torch.where(drawn["scored"], block, -1).amax(dim=2, keepdim=True)  # a step is in one block
         return {**drawn, "candidates": drawn["hidden"] & here}
 
     def predicted(self, draws: Draws) -> Bool[Tensor, "B M L"]:
+        """All candidates, chosen or passed over, (B, M, L): F takes the distributions of those passed over."""
         assert draws.candidates is not None
         return draws.candidates
 
@@ -83,12 +85,14 @@ class SelectionReplay(TrajectoryNELBOLoss):
         draws: Draws,
         temperature: float,
     ) -> tuple[Float[Tensor, "B M L"], Float[Tensor, "B M L"]]:
+        """As `from_distributions`, by one forward that keeps whole distributions, (R, V)."""
         logits = predict_states(denoiser, prompt_ids, prompt_mask, ids, draws, self.predicted(draws))
         return self.from_distributions(tempered_logps(logits, temperature), ids, draws)
 
     def from_distributions(
         self, all_logps: Float[Tensor, "R V"], ids: Int[Tensor, "B L"], draws: Draws
     ) -> tuple[Float[Tensor, "B M L"], Float[Tensor, "B M L"]]:
+        """Log-probabilities (B, M, L) of the commits, each with its share of its step's log F, and entropies, nats."""
         candidates = self.predicted(draws)
         commits, entropies = of_targets(all_logps, targets(ids, candidates))
         logps = scatter(commits, candidates) + self._selection(all_logps, ids, draws)

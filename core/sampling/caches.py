@@ -83,6 +83,7 @@ class FinishedBlocks(CachedContext):
     def logits(
         self, ids: Int[Tensor, "B L"], rows: Int[Tensor, " n"], columns: Int[Tensor, "n K"], block: slice
     ) -> tuple[Float[Tensor, "D V"], Int[Tensor, " R"] | None]:
+        """One forward from the end of what is stored to the end of the block; it stores blocks finished meanwhile."""
         if self.memory is None:
             return self._begin(ids, rows, columns, block)
         if not self.fused:
@@ -97,6 +98,7 @@ class FinishedBlocks(CachedContext):
     def logits_where(
         self, ids: Int[Tensor, "B L"], rows: Int[Tensor, " n"], where: Bool[Tensor, "n Lb"], block: slice
     ) -> Float[Tensor, "R V"]:
+        """Logits at any R positions of the block, after everything before the block is stored for all rows held."""
         # Not all rows may be asked, but others may be later: what they will need is stored for all.
         if self.memory is None:
             self._begin(ids, self.held, self.held.new_zeros(len(ids), 0), block)
@@ -157,6 +159,7 @@ class StaleCache(CachedContext):
     def logits(
         self, ids: Int[Tensor, "B L"], rows: Int[Tensor, " n"], columns: Int[Tensor, "n K"], block: slice
     ) -> tuple[Float[Tensor, "D V"], Int[Tensor, " R"] | None]:
+        """A forward of the whole sequence at the start of a block or at ``refresh``, else of the span on old keys."""
         span = self.span(block, ids.size(1))
         begin, end = self.prompt_length + span.start, self.prompt_length + span.stop
         whole = self.prompt_length + ids.size(1)
@@ -180,6 +183,7 @@ class PrefixCache(StaleCache):
     """Remembers the prompt and the blocks before; runs the block and what lies behind it."""
 
     def span(self, block: slice, length: int) -> slice:
+        """From the start of the block to the end of the canvas."""
         return slice(block.start, length)
 
 
@@ -187,6 +191,7 @@ class DualCache(StaleCache):
     """Remembers everything but the block."""
 
     def span(self, block: slice, length: int) -> slice:
+        """The block alone, whatever the length of the canvas."""
         return block
 
 

@@ -59,7 +59,9 @@ class Settings(Protocol):
     threshold: float
     entropy_bound: float
 
-    def masked_at(self, t: int | Tensor) -> int: ...
+    def masked_at(self, t: int | Tensor) -> int:
+        """Tokens of a block that stay masked at t where counts are matched to the schedule."""
+        ...
 
 
 class HostReader:
@@ -263,6 +265,7 @@ class CanvasStep(ReverseStep):
         self.memory = canvas.memory
 
     def posterior(self, where: Bool[Tensor, "B L"]) -> Float[Tensor, "R V"]:
+        """Tempered probabilities (R, V); evaluates, and counts as a forward, only rows that ``where`` asks for."""
         canvas = self.canvas
         asked = where.any(dim=1)
         canvas.forwards += asked
@@ -272,6 +275,7 @@ class CanvasStep(ReverseStep):
         return tempered_logps(logits, canvas.settings.temperature).exp()
 
     def commit(self, where: Bool[Tensor, "B L"], probs: Float[Tensor, "R V"]) -> None:
+        """Write a token at each position: by the row's noise from ``probs``, or the likeliest one at temperature 0."""
         canvas = self.canvas
         rows, columns = where.nonzero(as_tuple=True)
         columns = columns + canvas.block.start

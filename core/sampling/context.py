@@ -73,6 +73,7 @@ class WholeCanvas(Context):
     def logits(
         self, ids: Int[Tensor, "B L"], rows: Int[Tensor, " n"], columns: Int[Tensor, "n K"], block: slice
     ) -> tuple[Float[Tensor, "D V"], Int[Tensor, " R"] | None]:
+        """Logits (D, V) by one forward of all that the block may see, once for neighbours with the same prompt."""
         rows, columns, of = self.share(rows, columns)
         states, attention_mask = self._states(ids, rows, block)
         return self.denoiser.logits_at(states, attention_mask, self.prompt_length + columns), of
@@ -80,6 +81,7 @@ class WholeCanvas(Context):
     def logits_where(
         self, ids: Int[Tensor, "B L"], rows: Int[Tensor, " n"], where: Bool[Tensor, "n Lb"], block: slice
     ) -> Float[Tensor, "R V"]:
+        """Logits (R, V) at exactly the positions asked for, without filling rows up to the same number."""
         self.untouched = False
         states, attention_mask = self._states(ids, rows, block)
         asked = torch.zeros_like(states, dtype=torch.bool)

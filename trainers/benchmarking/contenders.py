@@ -25,7 +25,7 @@ OURS = "ours"
 # LLaDA's law, so that greedy text can be compared: uniform counts are the linear schedule from 0 to 1. Its counts are
 # ours in every step that commits anything where the steps of a block divide its length or are at least as many.
 LLADA_SCHEDULE = {"alpha_schedule": "linear", "alpha_min": 0.0, "alpha_max": 1.0}
-LLADA_SAMPLER = {"sampler": "count_matched", "selection": "low_confidence"}
+LLADA_SAMPLER: dict[str, Any] = {"sampler": "count_matched", "selection": "low_confidence"}
 ATTENTION = "attention"  # of `model.attention`: lets the same weights run as a block-causal model
 WORK = ("canvas_length", "block_length", "steps", "temperature")  # of `RolloutConfig`, what a contender may set anew
 

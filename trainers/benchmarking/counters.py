@@ -24,6 +24,7 @@ class Pass:
 
     @property
     def positions(self) -> int:
+        """Positions fed in all rows."""
         return self.rows * self.fed
 
 
@@ -66,6 +67,9 @@ class Calls:
 def watch(model: PreTrainedModel) -> Iterator[Calls]:
     """Count what ``model`` is asked inside the ``with``."""
     calls = Calls()
+    head_module = model.get_output_embeddings()
+    assert head_module is not None
+    decoder: Any = model.get_decoder()  # its layers have no type: the names of their parts are Llama's
 
     def body(_: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         fed = args[0] if args else kwargs.get("input_ids")
@@ -82,8 +86,8 @@ def watch(model: PreTrainedModel) -> Iterator[Calls]:
 
     handles = [
         model.base_model.register_forward_pre_hook(body, with_kwargs=True),
-        model.get_output_embeddings().register_forward_hook(head),
-        model.get_decoder().layers[-1].mlp.down_proj.register_forward_pre_hook(inside),
+        head_module.register_forward_hook(head),
+        decoder.layers[-1].mlp.down_proj.register_forward_pre_hook(inside),
     ]
     try:
         yield calls

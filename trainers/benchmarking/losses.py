@@ -32,6 +32,7 @@ class Text:
 
     @property
     def prompt_mask(self) -> Tensor:
+        """Ones, (B, P): these prompts have no padding."""
         return torch.ones_like(self.prompt_ids)
 
 
@@ -99,6 +100,7 @@ class LossStep:
     )  # fmt: skip
 
     def cells(self) -> list[str]:
+        """The row as text under `HEADINGS`: milliseconds, MiB, nats; "-" where there is nothing to compare."""
         return [
             self.form,
             str(self.vocabulary),

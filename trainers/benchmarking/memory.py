@@ -34,7 +34,8 @@ def peak_memory(work: Callable[[], Any], device: torch.device | str = "cpu") -> 
         return _peak_on_gpu(work, torch.device(device))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
-    events = [event for event in record.profiler.kineto_results.events() if event.name() == MEMORY_EVENT]
+    profiler: Any = record.profiler  # the stubs of its events do not know the bytes of an allocation
+    events = [event for event in profiler.kineto_results.events() if event.name() == MEMORY_EVENT]
     return highest_sum((event.start_ns(), event.nbytes()) for event in events if event.device_type().name == "CPU")
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -59,8 +59,8 @@ def rollout(chosen: argparse.Namespace) -> None:
             steps=chosen.steps,
             temperature=chosen.temperature,
             mask_id=policy.mask_id,
-            eos_id=policy.tokenizer.eos_token_id,
-            pad_id=policy.tokenizer.pad_token_id,
+            eos_id=cast(int, policy.tokenizer.eos_token_id),
+            pad_id=cast(int, policy.tokenizer.pad_token_id),
             seed=chosen.seed,
         )
         contenders = [contender(spec, policy, config) for spec in chosen.generators]

@@ -59,6 +59,7 @@ class Rollout:
 
     @property
     def tokens(self) -> int:
+        """Tokens of all sequences, up to and including the first EOS."""
         return sum(self.lengths)
 
     @property
@@ -72,6 +73,7 @@ class Rollout:
         return self.costs.attainable(self.calls, self.peaks.best) / statistics.median(self.seconds)
 
     def cells(self) -> list[str]:
+        """The row as text under `HEADINGS`: rates a second, counts a token or a sequence, MiB, shares in percent."""
         taken = Spread.of(self.seconds)
         return [
             self.generator,

@@ -81,6 +81,7 @@ def seconds(work: Callable[[], Any], device: torch.device, clock: Clock = time.p
 
 
 def synchronize(device: torch.device) -> None:
+    """Wait until a GPU is done with what it was given; a CPU is done already."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -100,6 +101,8 @@ class Costs:
         config: its sizes, under the names of transformers.
         itemsize: bytes of a number.
     """
+
+    feed_forward: Matrices
 
     def __init__(self, config: PretrainedConfig, itemsize: int):
         self.itemsize, self.layers = itemsize, config.num_hidden_layers
@@ -139,6 +142,7 @@ class Costs:
 
     @property
     def flop_per_head_row(self) -> int:
+        """FLOP of projecting one hidden state onto the vocabulary."""
         return 2 * self.head[0] * self.head[1]
 
     def attention_flop(self, attended: int) -> int:

@@ -6,6 +6,7 @@ the padding token's, which training has taught it never to write, so its text st
 """
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -62,12 +63,11 @@ def random_policy(
     vocabulary = shape.vocab_size if vocabulary is None else vocabulary
     _check_vocabulary(vocabulary, len(tokenizer), "the tokenizer's")
     config = LlamaConfig(
-        **(vars(shape) | {"vocab_size": vocabulary}),
+        **(vars(shape) | {"vocab_size": vocabulary, "is_causal": False}),
         max_position_embeddings=4096,
-        is_causal=False,
         use_cache=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=cast(int, tokenizer.pad_token_id),
+        eos_token_id=cast(int, tokenizer.eos_token_id),
         bos_token_id=None,
     )
     with torch.device(device):
@@ -89,9 +89,16 @@ def saved_policy(
     policy = load_policy(ModelArguments(model_name_or_path=path))
     if vocabulary is not None:
         _check_vocabulary(vocabulary, policy.model.config.vocab_size, "the model's")
-        widen(policy.model, vocabulary, policy.tokenizer.pad_token_id)
-    policy.model.to(device=device, dtype=dtype).eval()
+        widen(policy.model, vocabulary, cast(int, policy.tokenizer.pad_token_id))
+    # transformers wraps `to` in a way that hides from a type checker that it is a method
+    cast(torch.nn.Module, policy.model).to(device=device, dtype=dtype).eval()
     return policy
+
+
+def vocabulary_tables(model: PreTrainedModel) -> list[torch.Tensor]:
+    """The weights of embedding and vocabulary head, (V, d) each; a single one where they are tied."""
+    modules: tuple[Any, Any] = model.get_input_embeddings(), model.get_output_embeddings()
+    return list(dict.fromkeys(module.weight for module in modules))
 
 
 @torch.no_grad()
@@ -99,8 +106,7 @@ def widen(model: PreTrainedModel, vocabulary: int, row: int) -> None:
     """Give embedding and head ``vocabulary`` rows; the new ones repeat ``row``, but for noise that breaks ties."""
     old = model.config.vocab_size
     model.resize_token_embeddings(vocabulary, mean_resizing=False)
-    tables = {module.weight for module in (model.get_input_embeddings(), model.get_output_embeddings())}
-    for weight in tables:  # one where they are tied
+    for weight in vocabulary_tables(model):
         repeated = weight[row].expand(vocabulary - old, -1)
         spread = repeated.square().mean().sqrt()
         weight[old:] = repeated + NOISE * spread * torch.randn_like(repeated)

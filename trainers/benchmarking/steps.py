@@ -8,11 +8,12 @@ checkpointing runs a second time does not count.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from core.nelbo import TrajectoryNELBOLoss
 from core.scoring import Draws
@@ -66,6 +67,7 @@ class TrainingStep:
     )  # fmt: skip
 
     def cells(self) -> list[str]:
+        """The row as text under `HEADINGS`: weights in millions, milliseconds, rates a second, MiB, MFU in percent."""
         took = Spread.of(self.seconds)
         return [
             self.trained + (", checkpointed" if self.checkpointed else ""),
@@ -142,6 +144,7 @@ def _trainable(policy: Policy, trained: str, checkpointed: bool, lora_r: int) ->
     """The policy in training mode, all of it or an adapter on it."""
     if trained == LORA:
         adapter = lora_config(ModelArguments(use_peft=True, lora_r=lora_r))
+        assert adapter is not None  # as one is asked for
         policy = replace(policy, model=get_peft_model(policy.model, adapter))
     policy.model.train()
     if checkpointed:
@@ -175,7 +178,7 @@ class _Step:
     def flop(self, passes: int) -> float:
         """Of a step that is worth so many forwards; adapters are left out, they are a thousandth of it."""
         model = self.policy.model
-        inner = model.get_base_model() if isinstance(model, PeftModel) else model
+        inner = cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
         with torch.no_grad():
             self._score()  # the first time the denoiser also looks at the model, which is no part of a step
             with watch(inner) as calls:

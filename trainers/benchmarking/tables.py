@@ -14,11 +14,17 @@ from rich.table import Table
 
 
 class Row(Protocol):
+    """One measurement: as text for people under HEADINGS, and as numbers for programs."""
+
     HEADINGS: ClassVar[tuple[str, ...]]
 
-    def cells(self) -> list[str]: ...
+    def cells(self) -> list[str]:
+        """The measurement as text, one cell a heading, units as the headings say."""
+        ...
 
-    def describe(self) -> dict[str, Any]: ...
+    def describe(self) -> dict[str, Any]:
+        """All its numbers by name, for results.json."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
+        """Median, least and largest of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
 
     def rate(self, count: float) -> str:
@@ -47,10 +54,12 @@ def _number(value: float) -> str:
 
 
 def share(value: float | None) -> str:
+    """A share as a percentage with one decimal; "-" for None, not measured."""
     return "-" if value is None else f"{value:.1%}"
 
 
 def mebibytes(value: int | None) -> str:
+    """Bytes as MiB with one decimal; "-" for None, not measured."""
     return "-" if value is None else f"{value / 2**20:.1f}"
 
 
@@ -65,6 +74,7 @@ def machine(device: torch.device) -> str:
 
 
 def console_table(rows: Sequence[Row]) -> Table:
+    """Rows of one kind, at least one, as a table for the terminal, numbers to the right."""
     table = Table(box=SIMPLE, collapse_padding=True, show_edge=False)
     for heading in rows[0].HEADINGS:
         table.add_column(heading, justify="right", overflow="fold")
@@ -74,6 +84,7 @@ def console_table(rows: Sequence[Row]) -> Table:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
+    """Rows of one kind, at least one, as a table in Markdown, numbers to the right."""
     lines = [rows[0].HEADINGS, ["---:"] * len(rows[0].HEADINGS), *(row.cells() for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

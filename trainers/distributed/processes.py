@@ -27,7 +27,9 @@ class Processes:
         gloo carries objects whatever the device."""
         if not dist.is_initialized():
             return cls()
-        return cls(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=PATIENCE))
+        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        assert isinstance(group, dist.ProcessGroup)  # all processes are in it
+        return cls(dist.get_rank(), dist.get_world_size(), group)
 
     @property
     def first(self) -> bool:
@@ -48,13 +50,15 @@ class Processes:
         Raises:
             ConfigError: ``make`` did.
         """
-        found, refused = None, None
-        if self.first:
-            try:
-                found = make()
-            except ConfigError as error:
-                refused = error
-        found, refused = self.gather((found, refused))[0]
-        if refused is not None:
-            raise refused
-        return found
+        outcome = self.gather([_outcome(make)] if self.first else [])[0][0]
+        if isinstance(outcome, ConfigError):
+            raise outcome
+        return outcome
+
+
+def _outcome(make: Callable[[], Value]) -> Value | ConfigError:
+    """What is made, or why it was refused."""
+    try:
+        return make()
+    except ConfigError as error:
+        return error

@@ -9,14 +9,17 @@ forwards while weights lie in parts is refused by name.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
 from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from trl.models import unwrap_model_for_generation
+from transformers import PreTrainedModel
+from trl.models.utils import unwrap_model_for_generation
 
 from core.scoring import Share
+from trainers.faults.behind import TrainerBehind
 from trainers.models.policy import Policy
 from trainers.settings.options import ConfigError, require
 
@@ -51,18 +54,22 @@ def share_of(accelerator: Accelerator) -> Share:
     """The part of a global batch that this process has."""
 
     def gather(values: Tensor) -> Tensor:
-        return accelerator.gather(values.to(accelerator.device))
+        gathered = accelerator.gather(values.to(accelerator.device))
+        assert isinstance(gathered, Tensor)  # as a tensor was given
+        return gathered
 
     return Share(accelerator.process_index, accelerator.num_processes, gather)
 
 
-class ShardedTrainer:
+class ShardedTrainer(TrainerBehind):
     """Mixin in front of a trainer of TRL: whole weights where they are needed, and refusals where they would be.
 
     accelerate 1.15 knows FSDP on accelerators alone and on CPU trains with DDP, without a word. Here FSDP2 is what it
     is on a GPU, on gloo: to try out, on any machine, what will run on many.
     """
 
+    args: Any
+    model: nn.Module
     policy: Policy
 
     @property
@@ -91,7 +98,7 @@ class ShardedTrainer:
         return self.is_fsdp_enabled or (deepspeed is not None and deepspeed.zero_stage == 3)
 
     @contextmanager
-    def whole_weights(self) -> Iterator[nn.Module]:
+    def whole_weights(self) -> Iterator[PreTrainedModel]:
         """The model beneath its wrappers, with all its weights on every process; without gradients.
 
         All processes enter and leave it, and may make any number of forwards in between.
@@ -107,7 +114,8 @@ class ShardedTrainer:
         """Refuse what would make processes wait for forwards that others never make, or was never tried."""
         if not self.shards_weights:
             return
-        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version != 2:
+        fsdp = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if fsdp is not None and fsdp.fsdp_version != 2:
             raise ConfigError("training.fsdp_config={'version': 1}: expected version 2, the first is deprecated")
         args, policy = self.args, self.policy
         for name in ("states_per_forward", "memory_budget_gib"):

@@ -19,6 +19,7 @@ class PairCollator(CanvasCollator):
     """
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """``input_ids``, ``attention_mask`` and ``completion_mask``, (2B, P + L) each, of B pairs."""
         texts = [(row["prompt_ids"], row[f"{text}_ids"][: self.canvas_length]) for text in TEXTS for row in rows]
         batch = super().__call__(
             [{"input_ids": prompt + ids, "labels": [IGNORED] * len(prompt) + ids} for prompt, ids in texts]

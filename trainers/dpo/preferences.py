@@ -53,20 +53,25 @@ def preference_pairs(
         ConfigError: no pairs, a malformed file, or no validation pairs where they are wanted.
     """
     args = config.training
-    if args.preference_files is None and args.preference_dataset is None:
+    assert isinstance(args, DiffusionDPOConfig)
+    found = _from_elsewhere(args)
+    if found is None:
         wanted = ["train", *(["validation"] if args.evaluates else [])]
         return {name: own_pairs(config, name, splits[name], policy, evaluator) for name in wanted}
     held_out = {prompt for name in HELD_OUT for prompt in splits[name]["prompt"]}
-    if args.preference_files is not None:
-        names = ("train", "validation")  # the second file may be missing
-        found = {name: read_pairs(Path(file)) for name, file in zip(names, args.preference_files, strict=False)}
-    else:
-        found = read_hub(args.preference_dataset)
     args.check_validation("validation" in found)
     return {name: _without(held_out, pairs) if name == "train" else pairs for name, pairs in found.items()}
 
 
 # ---- from elsewhere -------------------------------------------------------------------------------------------------
+
+
+def _from_elsewhere(args: DiffusionDPOConfig) -> dict[str, Dataset] | None:
+    """The pairs of files or of the hub; None: the run makes its own."""
+    if args.preference_files is not None:
+        names = ("train", "validation")  # the second file may be missing
+        return {name: read_pairs(Path(file)) for name, file in zip(names, args.preference_files, strict=False)}
+    return None if args.preference_dataset is None else read_hub(args.preference_dataset)
 
 
 def read_pairs(path: Path) -> Dataset:
@@ -133,9 +138,10 @@ def own_pairs(
     Every process completes a share of the problems and has all pairs in the end.
     """
     args, processes = config.training, Processes.current()
+    assert isinstance(args, DiffusionDPOConfig) and args.output_dir is not None
     problems = problems.select(range(min(args.preference_problems or len(problems), len(problems))))
     if not policy.quantised:  # which are where they belong
-        policy.model.to(args.device)
+        policy.move_to(args.device)
     folder = Path(args.output_dir) / FOLDER
     depends_on = {
         "weights": weights_hash(policy.model),

@@ -15,13 +15,14 @@ The text is the whole canvas, EOS tail included: what the sampler writes and wha
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from trl import DPOTrainer
+from transformers import PreTrainedModel
 from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput, use_adapter
 
 from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
@@ -44,7 +45,7 @@ from trainers.settings.unsupported import refuse
 NOT_MEASURED = ("entropy", "mean_token_accuracy", "logits/chosen", "logits/rejected")
 
 
-class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrainer):
+class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrainer):  # pyright: ignore[reportIncompatibleMethodOverride]  TRL takes fewer kinds of data sets than transformers
     """`trl.DPOTrainer` for a masked diffusion model, on canvases of fixed length whose tail is EOS (`PairCollator`).
 
     TRL keeps data preparation, losses, reference model, PEFT, metrics. What is redefined of TRL 1.16 and
@@ -74,6 +75,10 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
         ConfigError: a text that does not fit its canvas.
     """
 
+    args: DiffusionDPOConfig
+    train_dataset: Dataset
+    eval_dataset: Dataset | None
+    ref_model: nn.Module | None
     trainer_name = "dpo"
     position_name = "_micro_step"
 
@@ -86,27 +91,27 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
         **kwargs: Any,
     ):
         refuse(args, UNSUPPORTED_DPO)
-        self.policy, tokenizer = policy, policy.tokenizer
+        self.policy = policy
         args.max_length = None  # the canvas is the limit, checked below
         if args.disable_dropout:
             disable_dropout(policy.model)
         reference = frozen_copy(policy, kwargs.get("peft_config"))
-        checkpoint_activations(policy, args)
+        checkpoint_activations(policy, args)  # pyright: ignore[reportArgumentType]  it takes any trainer's options
         super().__init__(
             model=policy.model,
             ref_model=reference,
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            processing_class=tokenizer,
-            data_collator=PairCollator(args.max_completion_length, tokenizer.pad_token_id, tokenizer.eos_token_id),
+            processing_class=policy.tokenizer,
+            data_collator=PairCollator(args.max_completion_length, policy.pad_id, policy.eos_id),
             **kwargs,
         )
         match_reference(self.model)
         self._build_collaborators()
         for pairs in (self.train_dataset, self.eval_dataset):
             if pairs is not None:
-                check_lengths(pairs, args.max_completion_length, tokenizer.eos_token_id)
+                check_lengths(pairs, args.max_completion_length, policy.eos_id)
 
     def _build_collaborators(self) -> None:
         """The objects that draw and score, and what TRL is told of them."""
@@ -182,7 +187,9 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
     def _reference(self) -> Iterator[nn.Module]:
         """What the run started from, without gradients: a copy, or this model without its adapter (or with a frozen
         copy of it)."""
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+        model, options = cast(PreTrainedModel, self.model), self.args.gradient_checkpointing_kwargs
+        assert not isinstance(options, str)  # transformers has read it
+        with torch.no_grad(), disable_gradient_checkpointing(model, options):  # of PeftModel, that of the model inside
             if self.ref_model is not None:
                 yield self.ref_model
                 return
@@ -207,4 +214,4 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
             ratios, draws = ratios[:pairs] - ratios[pairs:], draws.rows(slice(pairs))
         errors = self.likelihood.combine(ratios, torch.zeros_like(ratios), draws).standard_error
         variance = self.beta**2 * errors.square().view(-1, pairs).sum(dim=0)
-        metrics["rewards/margins_standard_error"].append(self.accelerator.gather(variance).mean().sqrt().item())
+        metrics["rewards/margins_standard_error"].append(self.share.gather(variance).mean().sqrt().item())

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import BatchEncoding
 
 from core.alpha_schedule import AlphaSchedule
 from core.masking_strategy import MaskingStrategy
@@ -140,7 +141,7 @@ class Evaluator:
         keys = self.keys(temperature, repetition)[list(places)]
         with compiled_body(model, self.args.compile_rollouts):
             trajectory = roll_out(
-                self.sampler(policy, temperature), prompts, keys, tokenizer.pad_token_id, self.batch_size, model.device
+                self.sampler(policy, temperature), prompts, keys, policy.pad_id, self.batch_size, model.device
             )
         completions = tokenizer.batch_decode(trajectory.completions(), skip_special_tokens=True)
         model.train(was_training)
@@ -166,8 +167,8 @@ class Evaluator:
         Raises:
             ValueError: options that do not fit together or to the model.
         """
-        denoiser, eos_id = policy.denoiser(compiled=self.args.compile_rollouts), policy.tokenizer.eos_token_id
-        return build_generator(self.args, denoiser, self.schedule, self.masking, eos_id, temperature)
+        denoiser = policy.denoiser(compiled=self.args.compile_rollouts)
+        return build_generator(self.args, denoiser, self.schedule, self.masking, policy.eos_id, temperature)
 
     def batches(self, policy: Policy) -> list[list[int]]:
         """The places of all problems in batches of prompts of like length."""
@@ -176,7 +177,7 @@ class Evaluator:
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
 
 
-def encode_prompts(policy: Policy, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+def encode_prompts(policy: Policy, prompts: Sequence[str]) -> BatchEncoding:
     """Left-padded ids and attention mask on the model's device."""
     return policy.tokenizer(list(prompts), padding=True, return_tensors="pt").to(policy.model.device)
 

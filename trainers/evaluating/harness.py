@@ -7,12 +7,12 @@ are at most the model's log-likelihood in expectation, and carry Monte-Carlo noi
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from trl.data_utils import common_prefix_length
 
-from core.masking_strategy import DiffusionMaskingStrategy, sync_masking_with_nelbo
+from core.masking_strategy import DiffusionMaskingStrategy, MaskingStrategy, sync_masking_with_nelbo
 from core.nelbo import TrajectoryNELBOLoss
 from trainers.distributed.randomness import generator_at
 from trainers.models.policy import Policy
@@ -22,11 +22,11 @@ from trainers.settings.objects import build_generator, build_synced, schedule_ar
 from trainers.settings.options import ConfigError
 
 try:
-    from lm_eval import simple_evaluate
-    from lm_eval.api.instance import Instance
-    from lm_eval.api.model import LM
-    from lm_eval.tasks import TaskManager
-    from lm_eval.utils import make_table
+    from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]  an optional package
+    from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]  an optional package
+    from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]  an optional package
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]  an optional package
+    from lm_eval.utils import make_table  # pyright: ignore[reportMissingImports]  an optional package
 except ImportError as error:
     raise ConfigError(
         "lm-evaluation-harness is not installed: expected the package lm-eval; pip install 'trajectory-nelbo[harness]'"
@@ -60,7 +60,8 @@ class DiffusionLM(LM):
         self.args, self.policy, self.seed, self.batch_size = args, policy, seed, batch_size
         schedule = schedule_arguments(args)
         self.bound = TrajectoryNELBOLoss(**schedule, source="forward", coupling="independent", num_draws=num_draws)
-        self.masking = DiffusionMaskingStrategy(0.0, **schedule)  # the prompt is given: it stays visible
+        # the prompt is given: it stays visible; a strategy like any other, whose schedule may be exchanged
+        self.masking = cast(MaskingStrategy, DiffusionMaskingStrategy(0.0, **schedule))
         sync_masking_with_nelbo(self.masking, self.bound)
         policy.model.eval()
 
@@ -81,7 +82,7 @@ class DiffusionLM(LM):
             rows = [i for i, own in enumerate(temperatures) if own == temperature]
             ids = self._complete([contexts[i] for i in rows], keys[rows], temperature)
             for i, own in zip(rows, ids, strict=True):
-                text = self.policy.tokenizer.decode(own[: kwargs[i].get("max_gen_toks")], skip_special_tokens=True)
+                text = self.policy.decode(own[: kwargs[i].get("max_gen_toks")], skip_special_tokens=True)
                 texts[i] = cut(text, kwargs[i].get("until", []))
                 self.cache_hook.add_partial("generate_until", requests[i].args, texts[i])
         return texts
@@ -127,12 +128,11 @@ class DiffusionLM(LM):
 
     def _complete(self, contexts: Sequence[str], keys: torch.Tensor, temperature: float) -> list[list[int]]:
         policy, (loss, masking) = self.policy, build_synced(self.args)
-        tokenizer = policy.tokenizer
         denoiser = policy.denoiser(compiled=self.args.compile_rollouts)
-        sampler = build_generator(self.args, denoiser, loss.schedule, masking, tokenizer.eos_token_id, temperature)
-        prompts = [tokenizer(context)["input_ids"] or [tokenizer.eos_token_id] for context in contexts]
+        sampler = build_generator(self.args, denoiser, loss.schedule, masking, policy.eos_id, temperature)
+        prompts = [policy.tokenizer(context)["input_ids"] or [policy.eos_id] for context in contexts]
         with compiled_body(policy.model, self.args.compile_rollouts):
-            written = roll_out(sampler, prompts, keys, tokenizer.pad_token_id, self.batch_size, policy.model.device)
+            written = roll_out(sampler, prompts, keys, policy.pad_id, self.batch_size, policy.model.device)
         return written.completions()
 
     # ---- likelihoods
@@ -158,7 +158,7 @@ class DiffusionLM(LM):
         tokenizer = self.policy.tokenizer
         whole = tokenizer(context + continuation)["input_ids"]
         start = common_prefix_length(tokenizer(context)["input_ids"], whole) if context else 0
-        return whole[:start] or [tokenizer.eos_token_id], whole[start:]
+        return whole[:start] or [self.policy.eos_id], whole[start:]
 
 
 def cut(text: str, stops: Sequence[str] | str) -> str:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from trainers.faults.behind import TrainerBehind
 from trainers.faults.endings import RunError
 
 
@@ -34,10 +35,11 @@ def gradient_norm(model: nn.Module) -> Tensor:
     gradients = [_local(weight.grad) for weight in model.parameters() if weight.grad is not None]
     if not gradients:
         return torch.zeros(())
-    return torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32)).max()
+    norms = torch._foreach_norm(gradients, 2, dtype=torch.float32)  # pyright: ignore[reportPrivateImportUsage] no public name
+    return torch.stack(norms).max()
 
 
-class FiniteSteps:
+class FiniteSteps(TrainerBehind):
     """Mixin in front of a transformers trainer: looks at each step's losses and gradients before its update.
 
     Overridden: `_prepare_inputs` (keeps the step's micro-batches), `training_step` (looks). Under fp16 with a gradient
@@ -48,6 +50,7 @@ class FiniteSteps:
         position_name: the attribute that says which micro-step it is, and that its randomness depends on.
     """
 
+    model: nn.Module
     position_name: str
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -69,6 +72,7 @@ class FiniteSteps:
         return state | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else state
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of one micro-step; the last one of a step checks losses and gradients of all before the update."""
         loss = super().training_step(*args, **kwargs)
         self._micro_steps[-1]["loss"] = loss
         if self.accelerator.sync_gradients:
@@ -86,7 +90,7 @@ class FiniteSteps:
         worst = losses.abs().max()
         if self.accelerator.scaler is None:
             worst = torch.maximum(worst, gradient_norm(self.model).to(worst.device))
-        if bool(self.accelerator.gather(worst.reshape(1)).isfinite().all()):
+        if bool(cast(Tensor, self.accelerator.gather(worst.reshape(1))).isfinite().all()):
             return
         step = self.state.global_step + 1
         mine = self._what_is_not_finite(losses)
@@ -103,6 +107,7 @@ class FiniteSteps:
 
     def _save_step(self, step: int, what: str | None) -> tuple[Path, Path]:
         """Write this rank's micro-batches, and the weights; returns where."""
+        assert self.args.output_dir is not None  # transformers has a default for it
         run, several = Path(self.args.output_dir), self.accelerator.num_processes > 1
         path = run / f"nan_batch_step_{step}{f'_rank_{self.accelerator.process_index}' if several else ''}.pt"
         weights = run / f"nan_model_step_{step}"
@@ -159,7 +164,7 @@ class FiniteSteps:
         """Forward and backward, as `training_step` does them, on a batch that is prepared already."""
         self.model.train()
         with self.compute_loss_context_manager():
-            loss = self.compute_loss(self.model, batch)
+            loss = cast(Tensor, self.compute_loss(self.model, batch))  # no outputs are asked for beside it
         if not self.loss_is_scaled_for_ga:
             loss = loss / self.current_gradient_accumulation_steps
         self.accelerator.backward(loss)

@@ -12,12 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainers.faults.behind import TrainerBehind
 from trainers.faults.endings import RunStopped
 
 # SLURM's --signal=USR1@seconds warns before the time limit
@@ -46,7 +47,7 @@ class StopOnSignal(TrainerCallback):
             yield
             return
         process = os.getpid()
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
 
         def receive(number: int, frame: FrameType | None) -> None:
             again = number == signal.SIGINT == self.received and time.monotonic() - self._at > SAME
@@ -77,19 +78,21 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Agree over all ranks on whether any got a signal; if so, save, skip evaluation and stop here."""
         mine = torch.tensor([self.received], device=self.accelerator.device)
-        self.agreed = int(self.accelerator.gather(mine).max())
+        self.agreed = int(cast(torch.Tensor, self.accelerator.gather(mine)).max())
         if self.agreed:
             control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Keep the end of an epoch from saving or evaluating again after the step that stopped the run."""
         if self.agreed:  # saved already
             control.should_save = control.should_evaluate = False
 
 
-class StopsOnSignals:
+class StopsOnSignals(TrainerBehind):
     """Mixin in front of a transformers trainer: a signal ends `train` with a checkpoint and `RunStopped`."""
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -98,6 +101,7 @@ class StopsOnSignals:
         self.add_callback(self._stop)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train while signals are held off; raise RunStopped after the checkpoint that one of them led to."""
         with self._stop.listening():
             result = super().train(*args, **kwargs)
         if self._stop.agreed:

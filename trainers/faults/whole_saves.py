@@ -10,6 +10,7 @@ from torch import nn
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from trainers.faults.behind import TrainerBehind
 from trainers.faults.disk_space import (
     bytes_of,
     checkpoint_bytes,
@@ -27,7 +28,7 @@ from trainers.settings.options import ConfigError
 ATTEMPTS = 3  # at one checkpoint: a disk that is full at each is filled by somebody else
 
 
-class WholeSaves:
+class WholeSaves(TrainerBehind):
     """Mixin in front of a transformers trainer.
 
     Overridden: `_save_checkpoint` (all of it is written beside, given a manifest, synced, renamed, and only then are
@@ -45,6 +46,7 @@ class WholeSaves:
         super().__init__(*args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Clean up after a killed save, refuse a run that the disk has no room for, then train."""
         if self.args.should_save:
             recover(Path(self.args.output_dir))
         if (wrong := self._first(lack_of_room(self) if self.args.should_save else None)) is not None:
@@ -111,6 +113,7 @@ class WholeSaves:
             publish(final)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the final model beside its place, then rename it; the trainer's own directory is written as it is."""
         if _internal_call or output_dir is None or Path(output_dir) == Path(self.args.output_dir):
             super().save_model(output_dir, _internal_call)
             return

@@ -238,6 +238,7 @@ class DiagnosticsCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Empty windows, and no metric warned of."""
         self._forget()
 
     def on_log(
@@ -248,6 +249,7 @@ class DiagnosticsCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        """One more row in every window, on the main process; a full window is judged."""
         if not state.is_world_process_zero or logs is None:
             return
         for name, recent in self._recent.items():

@@ -3,12 +3,12 @@
 from jaxtyping import Int
 from torch import Tensor
 
-from core.denoisers.denoiser import ModelDenoiser
+from core.denoisers.denoiser import Denoiser
 from core.masking_strategy import MaskingStrategy
 from core.scoring import Draws, Likelihood
 from core.scoring.share import Share
 from core.trajectory import Trajectory
-from trainers.exposure import Walks
+from trainers.exposure import Batch, Walks
 from trainers.grpo.metrics import Meter
 from trainers.grpo.position import Cadence, Position
 from trainers.grpo.states import StoredStates
@@ -42,7 +42,7 @@ class StateDrawer:
         self,
         trajectory: Trajectory,
         prompts: tuple[Int[Tensor, "B P"], Tensor],
-        denoiser: ModelDenoiser,
+        denoiser: Denoiser,
         at: Position,
         measure: bool,
     ) -> StoredStates:
@@ -63,9 +63,11 @@ class StateDrawer:
         return StoredStates(canvas, trajectory.commit_logps, Draws.stack(draws), self._replays_exactly(trajectory))
 
     def _drawn(self, trajectory: Trajectory, prompt_length: int, at: Position, iteration: int) -> Draws:
+        rows, length = trajectory.ids.shape
         return self.likelihood.draw(
             self.masking,
-            *trajectory.ids.shape,
+            rows,
+            length,
             prompt_length,
             at.generator("states", iteration),
             device=trajectory.ids.device,
@@ -75,8 +77,8 @@ class StateDrawer:
 
     def _walked(
         self,
-        denoiser: ModelDenoiser,
-        batch: tuple[Tensor, Tensor, Tensor],
+        denoiser: Denoiser,
+        batch: Batch,
         draws: Draws,
         at: Position,
         iteration: int,

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -51,7 +51,7 @@ class Meter:
 
     def __init__(
         self,
-        metrics: dict[str, dict[str, list[float]]],
+        metrics: Mapping[str, dict[str, list[float]]],
         position: Callable[[], Position],
         cadence: Cadence,
         share: Share,

@@ -75,13 +75,13 @@ class TokenWeights:
         old = states.old_logps
         assert old is not None and self.cap is not None
         commits, scored = states.commit_logps[:, : old.size(1)], states.draws.scored.any(dim=1)[:, : old.size(1)]
-        self._log_divergence(old, commits, scored & text)
+        self._log_divergence(old, commits, scored & text, self.cap)
         return truncated_weights(old, commits, scored, self.cap)
 
     def _log_divergence(
-        self, old: Float[Tensor, "B C"], commits: Float[Tensor, "B C"], scored: Bool[Tensor, "B C"]
+        self, old: Float[Tensor, "B C"], commits: Float[Tensor, "B C"], scored: Bool[Tensor, "B C"], cap: float
     ) -> None:
-        cut = (old - commits)[scored] > math.log(self.cap)
+        cut = (old - commits)[scored] > math.log(cap)
         self.meter.add(CACHE_TRUNCATED, self.meter.mean(cut.float()))
         divergence = rollout_divergence(old, commits, scored)
         self.meter.add(CACHE_KL, self.meter.mean(old.new_tensor([divergence])))

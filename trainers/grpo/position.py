@@ -55,6 +55,7 @@ class Cadence:
     @classmethod
     def of(cls, args: ImprovedDiffuGRPOConfig) -> "Cadence":
         """That of a run with these options."""
+        assert args.steps_per_generation is not None  # TRL's options settle it
         return cls(args.gradient_accumulation_steps, args.steps_per_generation, args.num_iterations)
 
     @property

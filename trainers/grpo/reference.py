@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
-from trl.models import prepare_deepspeed, prepare_fsdp
+from trl.models.utils import prepare_deepspeed, prepare_fsdp
 
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 
@@ -28,5 +28,7 @@ def prepared(reference: nn.Module, accelerator: Accelerator) -> nn.Module:
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         return prepare_deepspeed(reference, accelerator)
     if accelerator.distributed_type == DistributedType.FSDP:
-        return prepare_fsdp(reference, accelerator)
+        sharded = prepare_fsdp(reference, accelerator)
+        assert isinstance(sharded, nn.Module)  # FSDP2 adds a class to the model's own
+        return sharded
     return accelerator.prepare_model(reference, evaluation_mode=True)

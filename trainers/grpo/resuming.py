@@ -26,6 +26,7 @@ class ResumableSampler(Sampler):
 
     def __iter__(self) -> Iterator[int]:
         if self.inner.shuffle:
+            assert self.inner.seed is not None  # TRL hands on that of the run
             self.inner.generator.manual_seed(self.inner.seed)
             for _ in range(self.epochs_seen()):
                 torch.randperm(self.inner.num_samples, generator=self.inner.generator)

@@ -5,10 +5,10 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from accelerate.utils import gather_object
-from torch import nn
+from transformers import PreTrainedModel
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.denoiser import ModelDenoiser
+from core.denoisers.denoiser import EmbeddingDenoiser
 from core.masking_strategy import MaskingStrategy
 from core.sampling.noise import draw_keys
 from core.scoring.share import Share
@@ -39,26 +39,25 @@ class Roller:
         schedule: AlphaSchedule,
         masking: MaskingStrategy,
         share: Share,
-        whole_weights: Callable[[], AbstractContextManager[nn.Module]],
+        whole_weights: Callable[[], AbstractContextManager[PreTrainedModel]],
         device: torch.device,
     ):
         self.args, self.policy, self.schedule, self.masking = args, policy, schedule, masking
         self.share, self.whole_weights, self.device = share, whole_weights, device
 
     @contextmanager
-    def sampling(self) -> Iterator[ModelDenoiser]:
+    def sampling(self) -> Iterator[EmbeddingDenoiser]:
         """The policy as a sampler calls it."""
         with self.whole_weights() as model, compiled_body(model, self.args.compile_rollouts):
             yield self.policy.denoiser(model, self.args.compile_rollouts)
 
-    def complete(self, denoiser: ModelDenoiser, prompt_ids: list[list[int]], at: Position) -> Trajectory:
+    def complete(self, denoiser: EmbeddingDenoiser, prompt_ids: list[list[int]], at: Position) -> Trajectory:
         """One completion a prompt. Its noise is that of its place in the global batch, so that neither batches nor
         processes show in it."""
         keys = draw_keys(len(prompt_ids) * self.share.processes, at.generator("rollout"))
         size = self.args.rollout_batch_size or self.args.per_device_train_batch_size
-        tokenizer = self.policy.tokenizer
-        sampler = build_generator(self.args, denoiser, self.schedule, self.masking, eos_id=tokenizer.eos_token_id)
-        rest = tokenizer.pad_token_id, size, self.device
+        sampler = build_generator(self.args, denoiser, self.schedule, self.masking, self.policy.eos_id)
+        rest = self.policy.pad_id, size, self.device
         with denoiser.evaluating():
             if self.share.processes == 1:
                 return roll_out(sampler, prompt_ids, keys, *rest)

@@ -9,10 +9,13 @@ one place where TRL is overridden for that; the work is done by objects that it 
 import time
 from typing import Any
 
+from datasets import Dataset
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import Sampler
-from trl import GRPOTrainer
 from trl.trainer.callbacks import SyncRefModelCallback
+from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
 from trainers.distributed.sharding import PARTS, ShardedTrainer
@@ -44,7 +47,7 @@ from trainers.settings.options import ConfigError, require
 from trainers.settings.unsupported import check_supported
 
 
-class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewards, FaultTolerant, GRPOTrainer):
+class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewards, FaultTolerant, GRPOTrainer):  # pyright: ignore[reportIncompatibleMethodOverride]  TRL takes fewer kinds of data sets than transformers
     """`trl.GRPOTrainer` for a masked diffusion model.
 
     What is redefined of TRL 1.16 and transformers 5, constructors apart, and by which class:
@@ -81,6 +84,9 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
             (callbacks, peft_config, optimizers).
     """
 
+    args: ImprovedDiffuGRPOConfig
+    train_dataset: Dataset
+    optimizer: Optimizer | None
     trainer_name = "grpo"
     position_name = "_step"
 
@@ -148,6 +154,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
             self.add_callback(SyncRefModelCallback(ref_model=self.ref_model, accelerator=self.accelerator))
 
     def check_sharded(self) -> None:
+        """As for every trainer; and DeepSpeed has to gather the weights for rollouts."""
         super().check_sharded()
         if self.shards_weights:
             require(self.args, "ds3_gather_for_generation", self.args.ds3_gather_for_generation, f"true under {PARTS}")
@@ -170,7 +177,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
     ) -> tuple[list[list[int]], None]:
         assert_schedules_consistent(self.masking_strategy, self.likelihood)
         started, at = time.perf_counter(), self.position()
-        prompts = padded(prompt_ids, self.policy.tokenizer.pad_token_id, self.accelerator.device)
+        prompts = padded(prompt_ids, self.policy.pad_id, self.accelerator.device)
         with self.roller.sampling() as denoiser:
             trajectory = self.roller.complete(denoiser, prompt_ids, at)
             self.meter.rolled_out(trajectory, time.perf_counter() - started)
@@ -188,6 +195,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
             output[OLD] = self.token_weights.old_logps(self.model, output, self._stored, size)
         if self.args.advantage_weighting == "wd1":
             group = self.num_generations if self.model.training else self.num_generations_eval
+            assert group is not None
             told = output["advantages"], self.unscored, group, self.args.wd1_psi, self.share
             output["advantages"] = wd1_weights(*told)
         output |= self._stored.to_dict()
@@ -201,6 +209,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
         return max(map(len, prompts))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """TRL's evaluation, on the noise of its first one."""
         self._eval_batches = 0
         return super().evaluate(*args, **kwargs)
 
@@ -241,6 +250,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
             self.meter.loss_done()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """TRL's micro-step; its times and, before a row of the log, the gradient's diagnostics go to the meter."""
         loss = super().training_step(*args, **kwargs)
         optimizer = self.optimizer if log_follows(self.state) else None
         self.meter.micro_step_done(self.current_gradient_accumulation_steps, optimizer)
@@ -248,8 +258,10 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
 
     # ---- resuming ------------------------------------------------------------------------------------------------
 
-    def _get_train_sampler(self, dataset: Any = None) -> Sampler:
-        return ResumableSampler(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler:
+        inner = super()._get_train_sampler(*args, **kwargs)
+        assert isinstance(inner, RepeatSampler)
+        return ResumableSampler(inner, lambda: int(self.state.epoch or 0))
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -265,6 +277,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
 
 def _check_size(args: ImprovedDiffuGRPOConfig, prompts: int) -> None:
     """TRL drops a rollout that cannot be filled, and would train on nothing."""
+    assert args.generation_batch_size is not None and args.num_generations is not None  # TRL's options settle them
     needed = args.generation_batch_size // args.num_generations
     if prompts < needed:
         raise ConfigError(

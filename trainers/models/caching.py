@@ -42,7 +42,7 @@ class RuledModelDenoiser(ModelDenoiser):
         logit_shift: bool = False,
         embedding: nn.Module | None = None,
         last_feed_forward: nn.Module | None = None,
-        attention: str = "sdpa",
+        attention: str | None = "sdpa",
         block_length: int | None = None,
         prompt_in_blocks: bool = False,
         pairwise: bool = False,
@@ -96,6 +96,7 @@ class CachedModelDenoiser(RuledModelDenoiser, CachedDenoiser):
         memory: KeyValues | None,
         columns: Int[Tensor, "B C"],
     ) -> tuple[Float[Tensor, "R V"], KeyValues]:
+        """Run a span on stored keys and values by the model's own cache; no shifted logits, no absolute positions."""
         if self.logit_shift:
             raise ValueError("a model with shifted logits predicts the start of a span from outside of it: no cache")
         if self.counts_padding:
@@ -156,6 +157,8 @@ class _SpanLayer(CacheLayerMixin):
 
 class _Span(Cache):
     """A cache for one forward: reads a memory, keeps what the forward wrote."""
+
+    layers: list[_SpanLayer]
 
     def __init__(self, memory: KeyValues | None):
         if memory is None:

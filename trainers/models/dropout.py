@@ -3,10 +3,12 @@
 from torch import nn
 from trl.trainer.utils import disable_dropout_in_model
 
+ATTENTION_DROPOUT = "attention_dropout"  # a probability, of transformers' attention modules
+
 
 def disable_dropout(model: nn.Module) -> None:
     """Turn off dropout modules and the attention dropout that transformers keeps as a number, which TRL leaves on."""
     disable_dropout_in_model(model)
     for module in model.modules():
-        if "attention_dropout" in vars(module):
-            module.attention_dropout = 0.0
+        if ATTENTION_DROPOUT in vars(module):
+            setattr(module, ATTENTION_DROPOUT, 0.0)

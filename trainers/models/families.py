@@ -8,6 +8,7 @@ A checkpoint is recognised by the architecture that its config names, never by i
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -63,10 +64,11 @@ class Family:
 
 def _checkpoint_llada(model: nn.Module) -> None:
     """LLaDA's file keeps its switch on the inner model: an enumeration of strategies, named in its own module."""
-    inner = next(module for module in model.modules() if hasattr(module, "set_activation_checkpointing"))
+    name = "set_activation_checkpointing"
+    switch: MethodType = next(getattr(module, name) for module in model.modules() if hasattr(module, name))
     # the enumeration is found where the class was defined: remote code has no importable name
-    namespace = type(inner).set_activation_checkpointing.__globals__
-    inner.set_activation_checkpointing(namespace["ActivationCheckpointingStrategy"].whole_layer)
+    strategies = switch.__func__.__globals__["ActivationCheckpointingStrategy"]
+    switch(strategies.whole_layer)
 
 
 # Any autoregressive decoder, read in both directions; its shift is what it was trained with (DiffuLLaMA, 2410.17891).

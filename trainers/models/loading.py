@@ -7,12 +7,11 @@ is saved is loaded as it was trained.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -29,9 +28,10 @@ from transformers import (
 from trainers.models import remote_code, smollm2
 from trainers.models.adapters import Adapter, read_adapter
 from trainers.models.caching import RULES
-from trainers.models.families import AUTOREGRESSIVE, FAMILIES, MASKED_LM, SETTLED, Family, Nature, family_of, nature_of
+from trainers.models.families import AUTOREGRESSIVE, FAMILIES, MASKED_LM, SETTLED, Nature, family_of, nature_of
 from trainers.models.policy import Policy
-from trainers.models.probes import probed
+from trainers.models.probes.probing import probed
+from trainers.models.special_tokens import complete_tokenizer, name_mask_token
 from trainers.models.tiny import TINY, TINY_ASSETS, build_tiny, build_tokenizer
 from trainers.settings.model import ModelArguments
 from trainers.settings.options import ConfigError
@@ -52,6 +52,22 @@ LOADING_ERRORS = (
 )
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """What comes out of the files of a checkpoint, or is made afresh.
+
+    Attributes:
+        family: a name of `FAMILIES`.
+        nature: how the model is to be read, before the user's options.
+        tokenizer, model: text and weights; of an adapter, those of its base model.
+    """
+
+    family: str
+    nature: Nature
+    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel
+
+
 def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_length: int | None = None) -> Policy:
     """Load or build the named model.
 
@@ -67,34 +83,21 @@ def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_len
     name = arguments.model_name_or_path
     adapter = None if arguments.from_scratch else read_adapter(arguments)
     base = arguments if adapter is None else adapter.base_arguments(arguments)
-    if arguments.from_scratch:
-        if name != TINY:
-            raise ConfigError(f"model.from_scratch=True: only for model.name_or_path='{TINY}', got {name!r}")
-        tokenizer = build_tokenizer(corpus)
-        model = build_tiny(tokenizer)
-        family, nature = AUTOREGRESSIVE, nature_of(model.config, FAMILIES[AUTOREGRESSIVE])
-    elif adapter is None:
-        family, nature, tokenizer, model = _load_trained(arguments)
-    else:
-        try:
-            family, nature, tokenizer, model = _load_trained(base, adapter)
-        except ConfigError as error:
-            raise ConfigError(
-                f"model.name_or_path={name!r}: the base model of this adapter, {adapter.base!r} (model.adapter_base "
-                f"sets another): {error}"
-            ) from error
-    nature = _as_told(nature, model, arguments, block_length)
-    _complete_tokenizer(tokenizer, name)
+    loaded = _fresh(name, corpus) if arguments.from_scratch else _load_trained(base, adapter, name)
+    model = loaded.model
+    nature = _as_told(loaded.nature, model, arguments, block_length)
+    complete_tokenizer(loaded.tokenizer, name)
     if getattr(model, "generation_config", None) is None:  # TRL writes to it
         model.generation_config = GenerationConfig()
     setattr(model.config, SETTLED, nature.record())
+    # a PeftModel hands on what it is asked for beside its own
     policy = Policy(
-        model if adapter is None else adapter.applied_to(model, arguments),
-        tokenizer,
+        model if adapter is None else cast(PreTrainedModel, adapter.applied_to(model, arguments)),
+        loaded.tokenizer,
         logit_shift=nature.logit_shift,
         block_length=nature.block_length,
         prompt_in_blocks=nature.prompt_in_blocks,
-        family=family,
+        family=loaded.family,
         name="" if arguments.from_scratch else base.model_name_or_path,
     )
     return probed(policy, name) if arguments.probe else policy
@@ -103,10 +106,30 @@ def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_len
 # ---- loading -----------------------------------------------------------------------------------------------------
 
 
-def _load_trained(
-    arguments: ModelArguments, adapter: Adapter | None = None
-) -> tuple[str, Nature, PreTrainedTokenizerBase, PreTrainedModel]:
-    """Family, nature, tokenizer and model; of an adapter's base model, as its policy was settled."""
+def _fresh(name: str, corpus: Iterable[str]) -> Loaded:
+    """Fresh weights of the embedded model, and a tokenizer that was trained on ``corpus``."""
+    if name != TINY:
+        raise ConfigError(f"model.from_scratch=True: only for model.name_or_path='{TINY}', got {name!r}")
+    tokenizer = build_tokenizer(corpus)
+    model = build_tiny(tokenizer)
+    return Loaded(AUTOREGRESSIVE, nature_of(model.config, FAMILIES[AUTOREGRESSIVE]), tokenizer, model)
+
+
+def _load_trained(base: ModelArguments, adapter: Adapter | None, name: str) -> Loaded:
+    """A checkpoint; where ``name`` is an adapter's, its base model, and messages say so."""
+    if adapter is None:
+        return _load_checkpoint(base)
+    try:
+        return _load_checkpoint(base, adapter)
+    except ConfigError as error:
+        raise ConfigError(
+            f"model.name_or_path={name!r}: the base model of this adapter, {adapter.base!r} (model.adapter_base "
+            f"sets another): {error}"
+        ) from error
+
+
+def _load_checkpoint(arguments: ModelArguments, adapter: Adapter | None = None) -> Loaded:
+    """What the files of a model say; of an adapter's base model, as its policy was settled."""
     name = arguments.model_name_or_path
     path = str(EMBEDDED[name]()) if name in EMBEDDED else name
     config = _load(AutoConfig, path, arguments)
@@ -116,8 +139,8 @@ def _load_trained(
     own = adapter.tokenizer if adapter is not None else None
     tokenizer = _load(AutoTokenizer, path if own is None else str(own), arguments)
     model = _load_model(path, config, arguments)
-    _name_mask_token(tokenizer, model, FAMILIES[family], arguments)
-    return family, nature, tokenizer, model
+    name_mask_token(tokenizer, model, FAMILIES[family], arguments)
+    return Loaded(family, nature, tokenizer, model)
 
 
 def _load(auto: Any, path: str, arguments: ModelArguments, **kwargs: Any) -> Any:
@@ -222,80 +245,3 @@ def _as_told(nature: Nature, model: PreTrainedModel, arguments: ModelArguments, 
             f"model.attn_implementation={kernel!r}: expected {' or '.join(RULES)} for model.attention=block_causal"
         )
     return replace(nature, attention="block_causal", block_length=block_length)
-
-
-# ---- tokenizer ---------------------------------------------------------------------------------------------------
-
-
-def _name_mask_token(
-    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, family: Family, arguments: ModelArguments
-) -> None:
-    """Let tokenizer and config agree on the mask token."""
-    name, mask_id = arguments.model_name_or_path, _find_mask_id(tokenizer, model.config, family, arguments)
-    text, rows = tokenizer.convert_ids_to_tokens(mask_id), model.get_input_embeddings().weight.size(0)
-    if text is None or mask_id >= rows:
-        raise ConfigError(
-            f"model.name_or_path={name!r}: its mask token has the id {mask_id}, but its tokenizer has "
-            f"{len(tokenizer)} tokens and its embedding {rows} rows"
-        )
-    for other in ("eos_token", "bos_token", "pad_token", "unk_token"):
-        if getattr(tokenizer, other) == text:
-            raise ConfigError(
-                f"model.mask_token={text!r}: it is the {other} of {name!r} already; expected a token with no other use"
-            )
-    tokenizer.add_special_tokens({"mask_token": text})
-    model.config.mask_token_id = mask_id
-
-
-def _find_mask_id(
-    tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, family: Family, arguments: ModelArguments
-) -> int:
-    """As the user says, else tokenizer and config, else the family."""
-    name, vocabulary = arguments.model_name_or_path, tokenizer.get_vocab()
-    unused = ", ".join(tokenizer.convert_ids_to_tokens(sorted(tokenizer.added_tokens_decoder)[:20]))
-    if arguments.mask_token is not None:
-        if arguments.mask_token not in vocabulary:
-            raise ConfigError(
-                f"model.mask_token={arguments.mask_token!r}: not a token of {name!r}; its special tokens: {unused}"
-            )
-        return vocabulary[arguments.mask_token]
-    own, configured = tokenizer.mask_token_id, getattr(config, "mask_token_id", None)
-    if own is not None and configured is not None and own != configured:
-        raise ConfigError(
-            f"model.name_or_path={name!r}: its tokenizer calls {tokenizer.mask_token!r} (id {own}) the mask token, "
-            f"its config {tokenizer.convert_ids_to_tokens(configured)!r} (id {configured}); choose by model.mask_token"
-        )
-    named = [vocabulary[text] for text in family.mask_tokens if text in vocabulary]
-    for found in (own, configured, *named, family.mask_id):
-        if found is not None:
-            return found
-    raise ConfigError(
-        f"model.name_or_path={name!r}: its tokenizer has no mask_token, which a diffusion model needs; set "
-        f"model.mask_token to a special token that no text uses, of: {unused}"
-    )
-
-
-def _complete_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """An end, padding on the left, and prompts that end where their text does."""
-    if tokenizer.eos_token is None and tokenizer.sep_token is not None:  # BERT ends a text so
-        tokenizer.eos_token = tokenizer.sep_token
-    if tokenizer.eos_token is None:
-        raise ConfigError(
-            f"model.name_or_path={name!r}: its tokenizer has no eos_token, which a diffusion model needs"
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"
-    whole, text = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
-    before = next(i for i in range(len(whole)) if whole[i : i + len(text)] == text)
-    if len(whole) == before + len(text):
-        return
-    if not tokenizer.is_fast:
-        raise ConfigError(
-            f"model.name_or_path={name!r}: its tokenizer puts {tokenizer.convert_ids_to_tokens(whole)[-1]!r} behind "
-            "every text, which cannot be turned off; expected a tokenizer with tokenizer.json"
-        )
-    # A completion goes on where its prompt stops: what is put before a text stays, what is put behind it goes.
-    first = [(tokenizer.convert_ids_to_tokens(token), token) for token in whole[:before]]
-    single = " ".join([*(text for text, _ in first), "$A"])
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=first)

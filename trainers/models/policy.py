@@ -1,10 +1,12 @@
 """A policy: a model with all that is needed to denoise with it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from accelerate.utils import extract_model_from_parallel
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.denoisers.denoiser import ModelDenoiser
@@ -59,17 +61,35 @@ class Policy:
     @property
     def mask_id(self) -> int:
         """Id of the mask token."""
-        return self.tokenizer.mask_token_id
+        return _one(self.tokenizer.mask_token_id)
 
     @property
-    def kernel(self) -> str:
-        """The model's attention kernel, by transformers' name."""
+    def eos_id(self) -> int:
+        """Id of the token that ends a completion and fills the rest of its canvas."""
+        return _one(self.tokenizer.eos_token_id)
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the token that fills shorter prompts up on their left."""
+        return _one(self.tokenizer.pad_token_id)
+
+    @property
+    def kernel(self) -> str | None:
+        """The model's attention kernel, by transformers' name; None: its code does not say."""
         return self.model.config._attn_implementation
 
     @property
     def quantised(self) -> bool:
         """Whether the weights are kept in fewer bits than they are computed in."""
         return getattr(self.model, "quantization_method", None) is not None
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """The text of one row of token ids."""
+        return self.tokenizer.batch_decode([list(ids)], skip_special_tokens=skip_special_tokens)[0]
+
+    def move_to(self, place: torch.device | torch.dtype) -> None:
+        """Bring the weights to a device, or to another dtype, in place."""
+        self.model.to(place)  # pyright: ignore[reportArgumentType]  transformers wraps it in what takes no self
 
     def denoiser(self, model: nn.Module | None = None, compiled: bool = False) -> ModelDenoiser | UnpaddedDenoiser:
         """A denoiser on this policy's model, or on another one of the same kind (wrapped, or the reference).
@@ -95,6 +115,12 @@ class Policy:
         return UnpaddedDenoiser(denoiser) if self.calling.padding == "none" else denoiser
 
 
+def _one(token_id: object) -> int:
+    """The id of a special token; of a policy that was loaded, each has one (`trainers.models.special_tokens`)."""
+    assert isinstance(token_id, int), f"expected the id of a token, got {token_id!r}"
+    return token_id
+
+
 def vocabulary_head(model: nn.Module) -> nn.Module | None:
     """The module whose output is the logits, beneath any wrapper (DDP, LoRA); None if the model does not say, or says
     that it is the embedding, which is run on tokens."""
@@ -105,6 +131,13 @@ def vocabulary_head(model: nn.Module) -> nn.Module | None:
 def token_embedding(model: nn.Module) -> nn.Module | None:
     """The module that embeds the tokens, beneath any wrapper."""
     return _inner(model).get_input_embeddings()
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """How many tokens the model's embedding has a row for; the tokenizer may know fewer, or more."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return weight.size(0)
 
 
 def last_feed_forward(model: nn.Module) -> nn.Module | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import pre_tokenizers
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import is_gguf_available
 
 from trainers.models.families import SETTLED, Nature
@@ -116,9 +116,9 @@ def _write_whole(source: Path, target: Path) -> None:
 
 def write_checkpoint(source: Path, directory: Path) -> None:
     """Dequantise a GGUF file of a Llama into a directory with config, safetensors and tokenizer."""
-    where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-    tokenizer = _tokenizer(AutoTokenizer.from_pretrained(**where))
-    quantised = LlamaForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    folder, file = str(source.parent), source.name
+    tokenizer = _tokenizer(AutoTokenizer.from_pretrained(folder, gguf_file=file))
+    quantised = LlamaForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
     # A model that was read from a GGUF calls itself quantised, and is refused when it is saved.
     settings = {name: value for name, value in quantised.config.to_dict().items() if name != "quantization_config"}
     settings |= {
@@ -135,7 +135,7 @@ def write_checkpoint(source: Path, directory: Path) -> None:
     tokenizer.save_pretrained(directory)
 
 
-def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def _tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """With digits apart, as the GGUF's `tokenizer.ggml.pre: smollm` asks for and transformers does not read."""
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

@@ -4,6 +4,7 @@ so real GSM8K goes through it unchanged."""
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
@@ -50,13 +51,12 @@ def build_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
 def build_tiny(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
     """Fresh weights of the tiny bidirectional transformer; draws from the global random state, as transformers
     does."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        is_causal=False,
-        use_cache=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        **TINY_SHAPE,
-    )
-    return LlamaForCausalLM(config)
+    settings: dict[str, Any] = TINY_SHAPE | {
+        "vocab_size": len(tokenizer),
+        "is_causal": False,
+        "use_cache": False,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    return LlamaForCausalLM(LlamaConfig(**settings))

@@ -45,11 +45,13 @@ class StepClock(TrainerCallback):
         self.wall: list[float] = []
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Measure the machine's peaks, wait for the device, and start both clocks."""
         self.meter.measure()
         synchronize(self.meter.device)
         self._start, self._began = self.meter.clock(), time.perf_counter()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Add the seconds since `on_step_begin`, by the meter's clock and by the wall's, once the device is done."""
         synchronize(self.meter.device)
         self.taken.append(self.meter.clock() - self._start)
         self.wall.append(time.perf_counter() - self._began)
@@ -134,7 +136,7 @@ def _run(config: ExperimentConfig, name: str, steps: int, dtype: str) -> tuple[S
     """Steps of the run itself, as scripts/train.py makes it, that leave nothing behind."""
     args = config.training
     with tempfile.TemporaryDirectory() as directory:
-        args.output_dir, args.logging_dir = directory, None
+        args.output_dir = directory
         args.max_steps, args.logging_steps, args.eval_strategy, args.save_strategy = steps + 1, 1, "no", "no"
         args.report_to, args.disable_tqdm = [], True
         task, splits = load_task(config.task)

@@ -5,7 +5,7 @@ from trainers.benchmarking.steps import FULL, LORA
 from trainers.planning.memory import Setup
 from trainers.planning.models import Model
 from trainers.planning.phases import ROLLOUT, Often
-from trainers.planning.work import Work
+from trainers.planning.work import Planned, Work
 from trainers.settings.config import ExperimentConfig
 from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
@@ -56,12 +56,13 @@ def compute_dtype(config: ExperimentConfig, cpu: bool) -> tuple[str, bool]:
     return ("bfloat16" if mixed else own), mixed
 
 
-def how_often(args: DiffusionArguments, work: Work) -> Often:
+def how_often(args: Planned, work: Work) -> Often:
     """In an optimiser step; see TRL's `_generate_and_score_completions` for when old log-probabilities are asked."""
     micro_steps = args.gradient_accumulation_steps
     if isinstance(args, DiffusionSFTConfig):
         return Often(rollout=0, old=0, reference=0, loss=micro_steps)
     assert isinstance(args, ImprovedDiffuGRPOConfig) and work.trajectory is not None
+    assert args.steps_per_generation is not None  # TRL settles it
     serves = args.steps_per_generation * args.num_iterations  # micro-steps of one rollout
     recorded = args.reuse_commit_logps and build_likelihood(args).replays_steps and args.p_mask_prompt == 0
     asked = micro_steps % serves != 0 and not (recorded and work.trajectory.exact)

@@ -40,6 +40,7 @@ class Kind:
     measured: bool = False
 
     def peaks(self, dtype: str) -> Peaks:
+        """Its peak rates for products in one of the dtypes of ``flops``: FLOP and bytes a second."""
         return Peaks(self.flops[dtype], self.bandwidth)
 
 

@@ -70,13 +70,16 @@ class Memory:
 
     @property
     def held(self) -> float:
+        """Bytes that are there all the time."""
         return self.weights + self.gradients + self.optimiser + self.reference
 
     @property
     def peak(self) -> float:
+        """Bytes at the fullest moment: of rollout and loss one runs at a time."""
         return self.held + max(self.training, self.rollout)
 
     def fits(self, memory: float) -> bool:
+        """Whether the peak is within the share `USABLE` of an accelerator's ``memory``, in bytes."""
         return self.peak <= USABLE * memory
 
 

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from trainers.benchmarking.roofline import Costs
-from trainers.benchmarking.shapes import SHAPES
+from trainers.benchmarking.shapes import SHAPES, vocabulary_tables
 from trainers.models.adapters import lora_config
 from trainers.models.families import MASKED_LM, Nature
 from trainers.models.loading import EMBEDDED
@@ -73,6 +73,7 @@ class Model:
     largest: int
 
     def costs(self, itemsize: int) -> Costs:
+        """Arithmetic and traffic of its parts, with numbers of ``itemsize`` bytes."""
         return Costs(self.config, itemsize)
 
 
@@ -94,10 +95,11 @@ def find_model(name: str, arguments: ModelArguments) -> Model:
         model = _empty(config, name)
         weights = _count(model)
         layers = [_count(module) for module in model.base_model.modules() if _is_layer(module)]
-        tables = (model.get_input_embeddings(), model.get_output_embeddings())
-        largest = max(*layers, sum({id(table.weight): table.weight.numel() for table in tables}.values()))
+        largest = max(*layers, sum(table.numel() for table in vocabulary_tables(model)))
         _check_costs(model, name)
-        adapted = get_peft_model(model, lora_config(_adapted(arguments), model))
+        adapter_config = lora_config(_adapted(arguments), model)
+        assert adapter_config is not None  # an adapter is asked for, and this model has none
+        adapted = get_peft_model(model, adapter_config)
         adapter = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
     return Model(name, config, weights, adapter, attention, largest)
 
@@ -148,8 +150,8 @@ def _is_layer(module: torch.nn.Module) -> bool:
 
 def _check_costs(model: PreTrainedModel, name: str) -> None:
     """The cost model knows every matrix: those of the model are those that it counts."""
-    tables = {module for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    tables = {id(table.weight) for table in tables} | {id(model.get_output_embeddings().weight)}
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    tables |= {id(table) for table in vocabulary_tables(model)}
     found = sum(weight.numel() for weight in model.parameters() if weight.ndim > 1 and id(weight) not in tables)
     counted = Costs(model.config, 1).matrix_weights
     if found != counted:

@@ -15,9 +15,8 @@ from trainers.planning.models import Model
 from trainers.planning.network import Passes, bytes_sent
 from trainers.planning.phases import ROLLOUT, Meter, Often, Phase, phases_of
 from trainers.planning.ways import Way, advise, choose, ways_of
-from trainers.planning.work import Lengths, Work, count_work
+from trainers.planning.work import Lengths, Planned, Work, count_work
 from trainers.settings.config import ExperimentConfig
-from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.options import ConfigError
 from trainers.settings.sft import DiffusionSFTConfig
@@ -76,6 +75,7 @@ class Plan:
 
     @property
     def flop(self) -> float:
+        """Arithmetic of one optimiser step on each accelerator, all phases."""
         return sum(phase.flop for phase in self.phases)
 
     @property
@@ -134,7 +134,7 @@ def make_plan(
     )
 
 
-def _work(args: DiffusionArguments, lengths: Lengths, block_length: int | None, evaluations: int | None) -> Work:
+def _work(args: Planned, lengths: Lengths, block_length: int | None, evaluations: int | None) -> Work:
     try:
         return count_work(args, lengths, block_length, evaluations)
     except ValueError as error:

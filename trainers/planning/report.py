@@ -60,10 +60,12 @@ def launch_line(plan: Plan, config: str, options: list[str]) -> str:
 
 
 def nodes_of(machines: Machines) -> int:
+    """How many nodes the accelerators fill, the last one perhaps in part."""
     return math.ceil(machines.count / machines.per_node)
 
 
 def phase_table(plan: Plan) -> Table:
+    """Arithmetic and seconds, at best and as assumed, of each phase of a step, of communication, and of all."""
     table = _table(f"one optimiser step, each of {plan.machines.count}", "flop", "of it head", "at best", "assumed")
     for phase in plan.phases:
         times = (f"{two(phase.seconds)} s", f"{two(plan.assumed_seconds(phase))} s")
@@ -76,6 +78,7 @@ def phase_table(plan: Plan) -> Table:
 
 
 def memory_table(plan: Plan) -> Table:
+    """GB on one accelerator, part by part, for each way to spread the run; a star marks the way that was chosen."""
     table = _table(
         f"GB, of {two(plan.machines.kind.memory / 1e9)}",
         *("weights", "grads", "Adam", "ref", "loss", "rollout", "peak", "fits"),

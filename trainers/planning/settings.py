@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
@@ -26,12 +27,13 @@ PROMPTS = 1000  # of the task that are read
 def as_on(processes: int) -> Iterator[None]:
     """Options are checked as on so many processes, over which batches are shared out: TRL's own checks ask the class
     of its arguments how many there are, ours the launcher."""
-    own, launched = TrainingArguments.world_size, options.processes_of
-    TrainingArguments.world_size, options.processes_of = property(lambda _: processes), lambda: processes
+    asked: Any = TrainingArguments  # a property of it is exchanged, for which its type has no setter
+    own, launched = asked.world_size, options.processes_of
+    asked.world_size, options.processes_of = property(lambda _: processes), lambda: processes
     try:
         yield
     finally:
-        TrainingArguments.world_size, options.processes_of = own, launched
+        asked.world_size, options.processes_of = own, launched
 
 
 def read_config(path: str | None, overrides: list[str], processes: int) -> ExperimentConfig:

@@ -7,8 +7,7 @@ from trainers.benchmarking.steps import FULL, LORA
 from trainers.planning.machines import Machines
 from trainers.planning.memory import DDP, ONE, STRATEGIES, ZERO2, Memory, Setup, memory_of, transient_of
 from trainers.planning.models import Model
-from trainers.planning.work import Lengths, Work, count_work
-from trainers.settings.diffusion import DiffusionArguments
+from trainers.planning.work import Lengths, Planned, Work, count_work
 
 FEW_ROWS = 8  # of a rollout's batch, where memory is short
 
@@ -32,9 +31,7 @@ class Way:
     fits: bool
 
 
-def ways_of(
-    model: Model, setup: Setup, work: Work, lengths: Lengths, args: DiffusionArguments, machines: Machines
-) -> list[Way]:
+def ways_of(model: Model, setup: Setup, work: Work, lengths: Lengths, args: Planned, machines: Machines) -> list[Way]:
     """Every strategy, with all weights trained and with an adapter."""
     strategies = STRATEGIES if machines.count > 1 else (ONE,)
     length = lengths.longest + args.max_completion_length
@@ -50,7 +47,7 @@ def ways_of(
     return ways
 
 
-def allowed(args: DiffusionArguments, strategy: str) -> bool:
+def allowed(args: Planned, strategy: str) -> bool:
     """Whether the trainer takes these options: what `trainers.distributed.sharding` and `trainers.memory_budget`
     refuse."""
     if strategy in (ONE, DDP):
@@ -70,7 +67,7 @@ def choose(ways: list[Way], trained: str) -> Way:
 def advise(
     model: Model,
     setup: Setup,
-    args: DiffusionArguments,
+    args: Planned,
     lengths: Lengths,
     machines: Machines,
     block_length: int | None,

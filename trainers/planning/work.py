@@ -7,6 +7,7 @@ model stands, answers with random tokens, and writes down what was fed, attended
 import copy
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,6 +26,9 @@ from trainers.settings.sft import DiffusionSFTConfig
 MASK, EOS, FIRST = 0, 1, 2  # tokens of the counting model; from FIRST on they are text
 VOCABULARY = 8
 SEED = 0  # of the random texts and masks: one plan gives one set of numbers
+
+Planned = ImprovedDiffuGRPOConfig | DiffusionSFTConfig  # the options of the trainers that a plan knows
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,14 @@ class CountingDenoiser(CachedDenoiser):
         rows: Bool[Tensor, "B N"],
         position_ids: Int[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "R V"]:
+        """Count a forward over all N positions, and answer with random logits (R, V) for ``rows``."""
         self._count(ids, ids.size(1), int(rows.sum()))
         return self._answer(rows.nonzero()[:, 1])
 
     def logits_at(
         self, ids: Int[Tensor, "B N"], attention_mask: Tensor | None, columns: Int[Tensor, "B K"]
     ) -> Float[Tensor, "R V"]:
+        """Count a forward over all N positions, and answer with random logits (B * K, V) for ``columns``."""
         self._count(ids, ids.size(1), columns.numel())
         return self._answer(columns.flatten())
 
@@ -84,6 +90,7 @@ class CountingDenoiser(CachedDenoiser):
         memory: KeyValues | None,
         columns: Int[Tensor, "B C"],
     ) -> tuple[Float[Tensor, "R V"], KeyValues]:
+        """Count a forward over Q positions that attend to the memory too; its keys and values are zeros of size 1."""
         stored = 0 if memory is None else len(memory)
         self._count(ids, stored + ids.size(1), columns.numel())
         written = (torch.zeros(ids.size(0), 1, ids.size(1), 1),)
@@ -123,7 +130,7 @@ class Work:
     trajectory: Trajectory | None = field(default=None, repr=False)
 
 
-def count_work(args: DiffusionArguments, lengths: Lengths, block_length: int | None, evaluations: int | None) -> Work:
+def count_work(args: Planned, lengths: Lengths, block_length: int | None, evaluations: int | None) -> Work:
     """What a process of this run asks of its model.
 
     Args:
@@ -137,6 +144,7 @@ def count_work(args: DiffusionArguments, lengths: Lengths, block_length: int | N
         scored, states = _score(args, build_loss(args), lengths, micro, block_length, None)
         return Work(Calls(), scored, states)
     assert isinstance(args, ImprovedDiffuGRPOConfig)
+    assert args.steps_per_generation is not None  # TRL settles it
     rows, size = micro * args.steps_per_generation, args.rollout_batch_size or micro
     rollout, trajectory = Calls(), None
     for batch, times in Counter([size] * (rows // size) + [rows % size]).items():
@@ -163,6 +171,7 @@ def _roll_out(
     masking = build_masking(args)
     schedule = sync_masking_with_nelbo(masking, build_loss(args))
     sampler = build_generator(args, denoiser, schedule, masking, EOS)
+    assert args.num_generations is not None  # TRL has divided by it
     group = torch.arange(rows) // args.num_generations
     prompts = (FIRST + group).unsqueeze(1).expand(-1, lengths.prompt)
     noise = torch.Generator().manual_seed(SEED)
@@ -208,12 +217,14 @@ def _per_state(likelihood: Likelihood, draws: Draws) -> Int[Tensor, " S"]:
 
 def add(calls: Calls, others: Calls, times: int) -> Calls:
     """These, and others so many times."""
-    total = Calls(Counter(calls.body), Counter(calls.head), Counter(calls.last_feed_forward))
-    for own, more in (
-        (total.body, others.body),
-        (total.head, others.head),
-        (total.last_feed_forward, others.last_feed_forward),
-    ):
-        for each, count in more.items():
-            own[each] += times * count
+    return Calls(
+        body=_plus(calls.body, others.body, times),
+        head=_plus(calls.head, others.head, times),
+        last_feed_forward=_plus(calls.last_feed_forward, others.last_feed_forward, times),
+    )
+
+
+def _plus(own: Counter[Key], more: Counter[Key], times: int) -> Counter[Key]:
+    total = Counter(own)
+    total.update({each: times * count for each, count in more.items()})
     return total

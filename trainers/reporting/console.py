@@ -40,6 +40,7 @@ class LineProgress(ProgressCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        """Write the known values of a log entry as one line above the bar, on the main process."""
         parts = [f"{label} {form.format(logs[key])}" for key, (label, form) in SHOWN.items() if logs and key in logs]
         if state.is_world_process_zero and self.training_bar is not None and parts:
             self.training_bar.write(f"step {state.global_step:>5}  " + "  ".join(parts))

@@ -15,6 +15,6 @@ def canvas_line(policy: Policy, timestep: int, ids: Tensor, previous: Tensor) ->
         if token == policy.mask_id:
             line.append(f"{MASK} ", style="dim")
         else:
-            piece = policy.tokenizer.decode([token]).replace("\n", "⏎")
+            piece = policy.decode([token]).replace("\n", "⏎")
             line.append(f"{piece} ", style="bold" if token != old else "")
     return line

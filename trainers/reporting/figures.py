@@ -5,6 +5,8 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from trainers.reporting.history import Log, series
 from trainers.saving.files import replace_file
@@ -16,9 +18,7 @@ REWARD_COLOURS = (ORANGE, GREEN, PURPLE, SKY, RED)
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty picture of so many hundred pixels, with room between its panels."""
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
-    return figure
+    return Figure(figsize=(width, height), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
 
 
 def label_axes(axes: Axes, title: str, quantity: str, x: str = "optimiser step") -> None:
@@ -36,7 +36,9 @@ def draw_line(
     steps, values = series(rows, key)
     if len(steps) == 0:
         return remark(axes, f"{key} was not logged")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    locator = axes.xaxis.get_major_locator()
+    assert isinstance(locator, MaxNLocator)  # a linear axis has one
+    locator.set_params(integer=True)
     marker = "o" if len(steps) <= 40 else ""  # dots of longer runs would cover the line
     size = 3 + width / 2
     axes.plot(steps, values, style, color=colour, label=label, linewidth=width, marker=marker, markersize=size)

@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from core.alpha_schedule import AlphaSchedule
+from trainers.reporting.figures import BLUE, GREEN, PURPLE, RED, label_axes, new_figure
 
-# Okabe & Ito's palette, and dashes for print
-LOOKS = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))
+LOOKS = ((BLUE, "-"), (RED, "--"), (GREEN, "-."), (PURPLE, ":"))  # colours, and dashes for print
 
 
 def print_check_values(schedules: list[AlphaSchedule]) -> None:
@@ -23,8 +23,7 @@ def print_check_values(schedules: list[AlphaSchedule]) -> None:
 
 def draw(schedules: list[AlphaSchedule]) -> Figure:
     """Four panels over t = -1..T+1; a transition t leaves level t, so none leaves the clean level -1."""
-    figure = Figure(figsize=(12, 9), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    figure = new_figure(12, 9)
     (alpha, mask), (weight, inverse) = figure.subplots(2, 2)
     for axes in (weight, inverse):
         axes.set_yscale("log")
@@ -53,10 +52,7 @@ def plot(axes: Axes, schedule: AlphaSchedule, t: Tensor, values: Tensor, look: t
 
 def finish(axes: Axes, schedule: AlphaSchedule, title: str, quantity: str) -> None:
     """Labels, and dotted lines at the closing levels."""
-    axes.set_title(title)
-    axes.set_xlabel("timestep t (hollow markers: closing levels t = -1 and t = T + 1)")
-    axes.set_ylabel(quantity)
-    axes.grid(alpha=0.3)
+    label_axes(axes, title, quantity, "timestep t (hollow markers: closing levels t = -1 and t = T + 1)")
     for level in (schedule.timesteps[0], schedule.timesteps[-1]):
         axes.axvline(level, color="0.5", linestyle=":", linewidth=1)
     axes.legend()

@@ -3,7 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -35,8 +35,8 @@ class FailureReports:
     def count(self, guarded: list[tuple[str, GuardedReward]], completions: list[Any]) -> None:
         """Bring the failures of each reward's last call into the log, and warn of each kind once; a collective."""
         found = [entry for name, reward in guarded for entry in self._failures_of(name, reward, completions)]
-        device = self.accelerator.device
-        if not bool(self.accelerator.gather(torch.tensor([len(found)], device=device)).any()):
+        counts = self.accelerator.gather(torch.tensor([len(found)], device=self.accelerator.device))
+        if not bool(cast(torch.Tensor, counts).any()):
             return
         found = gather_object(found)
         if not self.accelerator.is_main_process:

@@ -12,9 +12,10 @@ where it awaits. A reward model (nn.Module) is not guarded, but a value of it th
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Set, Sized
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Set, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -39,6 +40,7 @@ class Fault:
     message: str
 
 
+Values = list[float | None]  # one a completion; None: the reward does not apply
 Judged = float | None | Fault
 
 
@@ -67,7 +69,7 @@ def read_values(returned: Any, size: int) -> list[Judged]:
     """
     if not isinstance(returned, Sized) or isinstance(returned, str | bytes | Mapping | Set):
         raise BadReturn("wrong type", f"returned {shown(returned)}; allowed: a list of {size} values")
-    values = list(returned)
+    values = list(cast(Iterable[Any], returned))  # list() also takes what has only a length and numbered items
     if len(values) != size:
         raise BadReturn("wrong length", f"returned {len(values)} values for {size} completions")
     return [_read(value) for value in values]
@@ -90,8 +92,8 @@ def _read(value: Any) -> Judged:
     return Fault("not finite", f"returned {shown(value)}; {ALLOWED}")
 
 
-class GuardedReward:
-    """A reward function that never fails.
+class GuardedReward(ABC):
+    """A reward function that never fails: what calls of plain functions and of coroutine functions have in common.
 
     Attributes:
         faults: of the last call, by completion. Their values are `UNKNOWN` in what was returned.
@@ -104,7 +106,24 @@ class GuardedReward:
         self.faults: dict[int, Fault] = {}
         self.repeated: Fault | None = None
 
-    def __call__(self, *, completions: list[Any], **kwargs: Any) -> list[float | None]:
+    @abstractmethod
+    def __call__(self, *, completions: list[Any], **kwargs: Any) -> Values | Awaitable[Values]:
+        """One value a completion, None where the reward says so; `faults` and `repeated` then tell of this call."""
+
+    def _settle(self, outcome: list[Judged] | Fault) -> Values:
+        judged = _as_list(outcome)
+        self.faults = {i: value for i, value in enumerate(judged) if isinstance(value, Fault)}
+        return [UNKNOWN if isinstance(value, Fault) else value for value in judged]
+
+    def _too_late(self, seconds: float) -> Fault:
+        return Fault("timed out", f"no answer within {seconds:.3g} s (task.reward_time_limit={self.seconds:g})")
+
+
+class GuardedSyncReward(GuardedReward):
+    """A plain function; its completions are repeated one after the other."""
+
+    def __call__(self, *, completions: list[Any], **kwargs: Any) -> Values:
+        """One value a completion, once the call and its repetition are done or out of time."""
         outcome = self._attempt(completions, kwargs, self.seconds)
         self.repeated = outcome if isinstance(outcome, Fault) and len(completions) > 1 else None
         if self.repeated is not None:
@@ -131,19 +150,12 @@ class GuardedReward:
             outcomes += _as_list(self._attempt([completions[i]], _alone(kwargs, i, size), share))
         return outcomes
 
-    def _settle(self, outcome: list[Judged] | Fault) -> list[float | None]:
-        judged = _as_list(outcome)
-        self.faults = {i: value for i, value in enumerate(judged) if isinstance(value, Fault)}
-        return [UNKNOWN if isinstance(value, Fault) else value for value in judged]
-
-    def _too_late(self, seconds: float) -> Fault:
-        return Fault("timed out", f"no answer within {seconds:.3g} s (task.reward_time_limit={self.seconds:g})")
-
 
 class GuardedAsyncReward(GuardedReward):
-    """The same for a coroutine function; its completions are repeated side by side."""
+    """A coroutine function; its completions are repeated side by side."""
 
-    async def __call__(self, *, completions: list[Any], **kwargs: Any) -> list[float | None]:
+    async def __call__(self, *, completions: list[Any], **kwargs: Any) -> Values:
+        """One value a completion; a coroutine that passes the time limit is cancelled and not waited for."""
         size = len(completions)
         outcome = await self._attempt_async(completions, kwargs)
         self.repeated = outcome if isinstance(outcome, Fault) and size > 1 else None
@@ -172,7 +184,7 @@ def guard(reward: Any, seconds: float) -> Any:
     """A reward function behind its guard; a reward model (a module, or its name for TRL to load) as it is."""
     if isinstance(reward, str | nn.Module):
         return reward
-    return (GuardedAsyncReward if is_async_callable(reward) else GuardedReward)(reward, seconds)
+    return (GuardedAsyncReward if is_async_callable(reward) else GuardedSyncReward)(reward, seconds)
 
 
 def _fault_of(error: BaseException) -> Fault:

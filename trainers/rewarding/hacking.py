@@ -41,12 +41,15 @@ class Change:
 
     @property
     def value(self) -> float:
+        """End minus start, in the quantity's unit."""
         return self.end - self.start
 
     def rises(self, errors: float) -> bool:
+        """Whether the end lies above the start by more than so many standard errors."""
         return self.value > errors * self.error
 
     def falls(self, errors: float) -> bool:
+        """Whether the end lies below the start by more than so many standard errors."""
         return -self.value > errors * self.error
 
 
@@ -89,7 +92,7 @@ def trends_of(log_history: Sequence[Mapping[str, Any]], errors: float = ERRORS) 
 
 
 def _trend(log_history: Sequence[Mapping[str, Any]], key: str, errors: float) -> Trend | None:
-    pairs = [(row.get(key), row.get(STRICT)) for row in log_history]
+    pairs: list[tuple[Any, Any]] = [(row.get(key), row.get(STRICT)) for row in log_history]
     pairs = [pair for pair in pairs if None not in pair and all(map(math.isfinite, pair))]
     if not pairs:
         return None

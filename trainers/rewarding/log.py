@@ -65,6 +65,7 @@ class RewardLog:
             self.write()
 
     def write(self) -> None:
+        """Put weights and failures into `rewards.json`, whole or not at all."""
         content = {"weights": self.weights, "failures": [asdict(entry) for entry in self.failures.values()]}
         replace_file(self.path, (json.dumps(content, indent=2) + "\n").encode())
 

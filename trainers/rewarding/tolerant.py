@@ -9,20 +9,25 @@ whatever is rewarded) and accuracy/failed. Means count known values only, and a 
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Container
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from trl.trainer.utils import nanstd
 
 from trainers.rewarding.failures import FailureReports
-from trainers.rewarding.guard import REWARD_TIME_LIMIT, GuardedReward, guard
+from trainers.rewarding.guard import REWARD_TIME_LIMIT, GuardedReward, GuardedSyncReward, Values, guard
 from trainers.rewarding.log import STRICT, RewardLog
 from trainers.rewarding.neutral import neutral
 from trainers.rewarding.watch import RewardHackingCallback, RewardLogCallback
 from trainers.settings.options import refusal, require
 from trainers.tasks.verdicts import text_of
+
+if TYPE_CHECKING:  # see `trainers.faults.behind`
+    from trl.trainer.grpo_trainer import GRPOTrainer as TrainerBehind
+else:
+    TrainerBehind = object
 
 
 def strict_accuracy(verify: Callable[[str, str], Any]) -> Callable[..., list[float]]:
@@ -45,7 +50,7 @@ def check_weights(args: Any, count: int) -> None:
     require(args, "reward_weights", any(weights), "one that is not 0, or there is nothing to learn from")
 
 
-class FaultTolerantRewards:
+class FaultTolerantRewards(TrainerBehind):
     """Mixin in front of TRL's GRPO trainer: rewards behind guards, `_calculate_rewards` made neutral, and TRL's means
     of rewards put right.
 
@@ -57,6 +62,8 @@ class FaultTolerantRewards:
         reward_time_limit: seconds a call of a reward or of the verifier may take.
     """
 
+    model: nn.Module
+
     def __init__(
         self,
         *,
@@ -67,7 +74,7 @@ class FaultTolerantRewards:
         **kwargs: Any,
     ):
         check_weights(args, len(reward_funcs))
-        self._strict = None if verify is None else guard(strict_accuracy(verify), reward_time_limit)
+        self._strict = None if verify is None else GuardedSyncReward(strict_accuracy(verify), reward_time_limit)
         self._known_rewards: Tensor | None = None  # of the last rollout, where a failure makes TRL's own others
         self.unscored = torch.zeros(0, dtype=torch.bool)  # completions of the last rollout without any reward, (B,)
         super().__init__(
@@ -89,10 +96,11 @@ class FaultTolerantRewards:
         """TRL's rewards of the global batch, (B, N), those that failed made neutral."""
         rewards = super()._calculate_rewards(inputs, prompts, completions, *args, **kwargs)
         failed = self._failed(rewards, len(completions))
+        guarded: list[tuple[str, GuardedReward]]
         guarded = [(f.__name__, f) for f in self.reward_funcs if isinstance(f, GuardedReward)]
         if self._strict is not None:
             columns = {key: [row[key] for row in inputs] for key in inputs[0] if key not in ("prompt", "completion")}
-            self._log_strict(self._strict(completions=completions, **columns))
+            self._log_strict(self._strict(completions=completions, **columns), self._strict.faults)
             guarded.append(("accuracy", self._strict))
         self.failure_reports.count(guarded, completions)
         known = rewards.masked_fill(failed, torch.nan)
@@ -103,6 +111,7 @@ class FaultTolerantRewards:
                 known  # there TRL takes mean and deviation of each reward over its known values, and NaN as the mean
             )
         groups = self.num_generations if self.model.training else self.num_generations_eval
+        assert groups is not None  # TRL takes the one of training where the other is unset
         return neutral(known, failed, groups)
 
     def _failed(self, rewards: Tensor, size: int) -> Tensor:
@@ -111,7 +120,7 @@ class FaultTolerantRewards:
         for i, reward in enumerate(self.reward_funcs):
             if isinstance(reward, GuardedReward):
                 local[list(reward.faults), i] = True
-        failed = self.accelerator.gather(local)
+        failed = cast(Tensor, self.accelerator.gather(local))
         for i, (name, reward) in enumerate(zip(self.reward_func_names, self.reward_funcs, strict=True)):
             if isinstance(reward, nn.Module):
                 failed[:, i] = ~rewards[:, i].isfinite()
@@ -121,11 +130,11 @@ class FaultTolerantRewards:
                 self.failure_reports.note_stall(name, share == 1.0)
         return failed
 
-    def _log_strict(self, values: list[float | None]) -> None:
+    def _log_strict(self, values: Values, faults: Container[int]) -> None:
         """Share of strictly right completions in the global batch, among those that could be judged."""
-        device, faults = self.accelerator.device, self._strict.faults
-        judged = [math.nan if i in faults else value for i, value in enumerate(values)]
-        judged = self.accelerator.gather(torch.tensor(judged, dtype=torch.float32, device=device))
+        local = [math.nan if i in faults else value for i, value in enumerate(values)]
+        local = torch.tensor(local, dtype=torch.float32, device=self.accelerator.device)
+        judged = cast(Tensor, self.accelerator.gather(local))
         failed, metrics = judged.isnan(), self._metrics[self._mode]
         metrics["accuracy/failed"].append(failed.float().mean().item())
         if not bool(failed.all()):

@@ -26,6 +26,7 @@ class RewardLogCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Start `rewards.json` anew at step 0, or go on with it in a resumed run; the main process alone."""
         if state.is_world_process_zero:
             self.log.begin(resumed=state.global_step > 0)
 
@@ -47,9 +48,11 @@ class RewardHackingCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Forget what an earlier call of `train` was warned of."""
         self._forget()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Look at the trends if the log has grown enough, and warn of each reward that is newly flagged."""
         if not state.is_world_process_zero or len(state.log_history) < self._next:
             return
         self._next = math.ceil(len(state.log_history) * GROWTH)

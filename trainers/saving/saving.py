@@ -6,21 +6,25 @@ from shutil import rmtree
 from typing import Any
 
 from peft import PeftModel
+from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from trainers.faults.behind import TrainerBehind
 from trainers.models.adapters import REFERENCE, complete_adapter
 from trainers.models.policy import Policy
 from trainers.saving.model_card import write_card
 from trainers.saving.provenance import Provenance
 
 
-class SelfContained:
+class SelfContained(TrainerBehind):
     """Mixin in front of a trainer of TRL: `_save` also writes the model card, and makes an adapter's directory whole.
 
     Attributes:
         provenance: what the card says beside the model; None: what the trainer knows by itself.
     """
 
+    args: Any
+    model: nn.Module
     policy: Policy
     provenance: Provenance | None = None
     trainer_name: str  # of `Provenance.trainer`
@@ -34,7 +38,7 @@ class SelfContained:
         if isinstance(model, PeftModel):
             if not directory.name.startswith(PREFIX_CHECKPOINT_DIR):  # a resumed run needs the reference, nobody else
                 rmtree(directory / REFERENCE, ignore_errors=True)
-            complete_adapter(directory, model, self.policy.name)
+            complete_adapter(directory, self.policy.model, self.policy.name)
         self.describe_saved(directory)
 
     def describe_saved(self, directory: Path, **known: Any) -> None:

@@ -4,6 +4,7 @@
 import math
 from dataclasses import dataclass
 
+from transformers import IntervalStrategy
 from trl import DPOConfig
 
 from core.likelihoods import ESTIMATORS
@@ -39,7 +40,7 @@ UNSUPPORTED_DPO = {
 
 
 @dataclass
-class DiffusionDPOConfig(DiffusionArguments, DPOConfig):
+class DiffusionDPOConfig(DiffusionArguments, DPOConfig):  # pyright: ignore[reportIncompatibleVariableOverride]  ours are the types that TRL is given
     """Options of `DiffusionDPOTrainer`: TRL's DPO options, those of a diffusion model, and where pairs come from."""
 
     nelbo_source: str = option(
@@ -119,7 +120,8 @@ class DiffusionDPOConfig(DiffusionArguments, DPOConfig):
     def check_validation(self, found: bool) -> None:
         """Raise ConfigError if validation pairs are wanted, and there are none."""
         if self.evaluates and not found:
+            when = IntervalStrategy(self.eval_strategy).value
             raise ConfigError(
-                f"training.eval_strategy={self.eval_strategy.value!r}: the preferences have no validation pairs; "
+                f"training.eval_strategy={when!r}: the preferences have no validation pairs; "
                 "expected no, or a second file in preferences.data_files"
             )

@@ -21,6 +21,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a YAML or JSON file that is not empty; what is wrong with it is a ConfigError of one line."""
     try:
         text = path.read_text(encoding="utf-8")
         # JSON is YAML, but for tabs as indentation

@@ -14,7 +14,7 @@ WEIGHTINGS = ("advantage", "wd1")
 
 
 @dataclass
-class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):
+class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):  # pyright: ignore[reportIncompatibleVariableOverride]  ours are the types that TRL is given
     """Options of `ImprovedDiffuGRPOTrainer`: TRL's GRPO options and those of a diffusion model."""
 
     advantage_weighting: str = option(

@@ -1,9 +1,10 @@
 """From one flat config to the objects of core: the one place where option names meet constructor arguments."""
 
 from inspect import signature
+from typing import TypedDict, cast
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.denoiser import EmbeddingDenoiser
+from core.denoisers.denoiser import Denoiser, EmbeddingDenoiser
 from core.flow import FlowGenerator, ReflexFlow
 from core.generator import DiffusionGenerator
 from core.likelihoods import ESTIMATORS
@@ -19,8 +20,17 @@ from core.scoring import Likelihood
 from trainers.settings.diffusion import DiffusionArguments
 
 
-def schedule_arguments(args: DiffusionArguments) -> dict[str, object]:
-    """The four numbers of the schedule."""
+class ScheduleArguments(TypedDict):
+    """What a schedule is built from: T, its name, and the two ends of alpha."""
+
+    max_timesteps: int
+    alpha_schedule: str
+    alpha_min: float
+    alpha_max: float
+
+
+def schedule_arguments(args: DiffusionArguments) -> ScheduleArguments:
+    """What the options say of the schedule."""
     return {
         "max_timesteps": args.max_timesteps,
         "alpha_schedule": args.alpha_schedule,
@@ -88,7 +98,7 @@ def build_reflexflow(args: DiffusionArguments) -> ReflexFlow | None:
 
 def build_generator(
     args: DiffusionArguments,
-    denoiser: EmbeddingDenoiser,
+    denoiser: Denoiser,
     schedule: AlphaSchedule,
     masking: MaskingStrategy,
     eos_id: int,
@@ -97,7 +107,7 @@ def build_generator(
     """The sampler that the generation section describes; ``temperature`` overrides it (evaluation)."""
     if args.prediction_type == "flow_matching":
         return FlowGenerator(
-            denoiser,
+            cast(EmbeddingDenoiser, denoiser),  # as every denoiser of a policy is
             schedule,
             canvas_length=args.max_completion_length,
             solver=args.solver,

@@ -135,6 +135,7 @@ class SectionParser(argparse.ArgumentParser):
         groups[section].add_argument(f"--{option.name}", f"--{name}", help=text, **argument(option))
 
     def error(self, message: str):
+        """Raise what is wrong as a ConfigError, where argparse would print the usage and exit."""
         raise ConfigError(message)
 
     def collect(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -218,6 +219,7 @@ class SectionParser(argparse.ArgumentParser):
         """The value of one text or several; None: they are refused."""
         if raw == ():
             return action.const
+        assert callable(action.type)  # `trainers.settings.values.argument` gives every option one
         texts = [_text(item, action) for item in (raw if isinstance(raw, list) else [raw])]
         try:
             values = [action.type(text) for text in texts]

@@ -2,6 +2,7 @@
 asks of the loss."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from core.sampling.caches import CACHES, STALE
 from core.sampling.samplers import SAMPLERS
@@ -12,6 +13,15 @@ from trainers.settings.options import only_with, option, require
 @dataclass
 class RolloutArguments:
     """How fast completions are made, and at what price."""
+
+    if TYPE_CHECKING:  # options of the class that mixes this one in
+        sampler: str
+        selection: str
+        prediction_type: str
+        likelihood: str
+        nelbo_source: str
+        nelbo_replay: str | None
+        ratio: str | None
 
     threshold: float = option(
         "generation",

@@ -11,7 +11,7 @@ from trainers.settings.unsupported import check_supported
 
 
 @dataclass
-class DiffusionSFTConfig(DiffusionArguments, SFTConfig):
+class DiffusionSFTConfig(DiffusionArguments, SFTConfig):  # pyright: ignore[reportIncompatibleVariableOverride]  ours are the types that TRL is given
     """Options of `DiffusionSFTTrainer`: TRL's SFT options and those of a diffusion model."""
 
     nelbo_source: str = option(
@@ -40,10 +40,10 @@ class DiffusionSFTConfig(DiffusionArguments, SFTConfig):
         super().__post_init__()
 
     def _check_annealing(self) -> None:
-        steps = ["attention_annealing_steps"]
-        require(self, *steps, self.attention_annealing_steps >= 0, "at least 0")
+        name = "attention_annealing_steps"
+        require(self, name, self.attention_annealing_steps >= 0, "at least 0")
         masked = self.prediction_type == "masked" and not self.scheduled_sampling_active
         reason = "loss.prediction_type=masked and no scheduled sampling: other states are walked to with the whole "
-        only_with(self, steps, masked, reason + "canvas in sight")
+        only_with(self, [name], masked, reason + "canvas in sight")
         reason = "loss.memory_budget_gib unset: its trial has no such attention rule"
-        only_with(self, steps, self.memory_budget_gib is None, reason)
+        only_with(self, [name], self.memory_budget_gib is None, reason)

@@ -25,6 +25,7 @@ class FlowObjective(Objective):
     ):
         super().__init__(args, nelbo_loss, masking, policy)
         embedding, head = token_embedding(policy.model), vocabulary_head(policy.model)
+        assert embedding is not None  # it embeds tokens
         if head is not None and embedding.weight is head.weight:
             raise ConfigError(
                 "loss.prediction_type='flow_matching': the model ties its head to its embeddings, which a flow "
@@ -34,9 +35,11 @@ class FlowObjective(Objective):
         self.flow = FlowMatchingLoss(nelbo_loss.schedule, nelbo_loss.num_draws, args.flow_noise_scale)
 
     def __call__(self, at: MicroStep, prompt_ids: Tensor, prompt_mask: Tensor, ids: Tensor) -> Objected:
+        """Cross-entropy, nats a canvas token, and ReflexFlow's losses at the states that were walked to."""
+        (rows, length), prompt_length = ids.shape, prompt_ids.size(1)
         dim, rank = at.denoiser.embedding_table().size(1), at.share.rank
         # noise for every component of every token: each rank its own
-        draws = self.flow.draw(self.masking, *ids.shape, prompt_ids.size(1), dim, at.generator(rank), ids.device)
+        draws = self.flow.draw(self.masking, rows, length, prompt_length, dim, at.generator(rank), ids.device)
         source, chosen = self._sources(at, draws)
         options = source, self.scheduled.sampler, self.reflexflow
         estimate = self.flow.score(at.denoiser, prompt_ids, prompt_mask, ids, draws, *options, walker=at.walker)

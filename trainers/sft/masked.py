@@ -10,12 +10,12 @@ from core.masking_strategy import MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
 from core.scheduled_sampling import RollOut
 from core.scoring import Draws, LikelihoodEstimate, predict_states
-from trainers.exposure import Walks, bounds_apart
+from trainers.exposure import Batch, Walks, bounds_apart, rows_of
 from trainers.models.policy import Policy
 from trainers.settings.sft import DiffusionSFTConfig
 from trainers.sft.annealing import Annealing
 from trainers.sft.moved_states import Predictions, ReflexFlowLoss, visible_loss
-from trainers.sft.objective import Batch, MicroStep, Objected, Objective
+from trainers.sft.objective import MicroStep, Objected, Objective
 
 
 class MaskedObjective(Objective):
@@ -30,8 +30,10 @@ class MaskedObjective(Objective):
         self.reflexflow_loss = ReflexFlowLoss(self.reflexflow, nelbo_loss.schedule)
 
     def __call__(self, at: MicroStep, prompt_ids: Tensor, prompt_mask: Tensor, ids: Tensor) -> Objected:
-        noise, batch = at.generator(0), (prompt_ids, prompt_mask, ids)
-        draws = self.nelbo_loss.draw(self.masking, *ids.shape, prompt_ids.size(1), noise, ids.device, share=at.share)
+        """The loss, nats a canvas token, at clean states or, with scheduled sampling, at those that the model made."""
+        batch, (rows, length) = (prompt_ids, prompt_mask, ids), ids.shape
+        where = prompt_ids.size(1), at.generator(0), ids.device
+        draws = self.nelbo_loss.draw(self.masking, rows, length, *where, share=at.share)
         walks = at.step is not None and self.scheduled.active
         return self._at_moved_states(at, batch, draws) if walks else self._at_clean_states(at, batch, draws)
 
@@ -58,6 +60,7 @@ class MaskedObjective(Objective):
     ) -> tuple[LikelihoodEstimate, Tensor | float, dict[str, float]]:
         """The bound at the states of a rollout, the further losses that are asked for there, and their metrics."""
         draws, ids, visible_weight = rollout.draws, batch[2], self.args.scheduled_sampling_visible_loss
+        assert draws.rolled_out is not None
         if not bool(draws.rolled_out.any()):  # clean states: scored as without scheduled sampling, to the digit
             return self.nelbo_loss.score(at.denoiser, *batch, draws, self.args.temperature), 0.0, {}
         wants_visible = visible_weight > 0 or self.reflexflow is not None
@@ -76,7 +79,8 @@ class MaskedObjective(Objective):
     ) -> Float[Tensor, "R V"]:
         """The posterior at the same positions of the perfectly noised states, without gradients."""
         rows = draws.rolled_out
+        assert rows is not None
         clean = replace(draws, shown=None).rows(rows)
         with at.walker.evaluating():
-            logits = predict_states(at.walker, *(part[rows] for part in batch), clean, hidden[rows])
+            logits = predict_states(at.walker, *rows_of(batch, rows), clean, hidden[rows])
             return tempered_logps(logits, self.args.temperature).exp()

@@ -18,7 +18,6 @@ from trainers.settings.options import only_with
 from trainers.settings.sft import DiffusionSFTConfig
 
 Objected = tuple[Tensor, dict[str, float]]  # loss and metrics
-Batch = tuple[Tensor, Tensor, Tensor]  # prompts and their mask (B, P), canvases (B, L)
 
 
 @dataclass(frozen=True)

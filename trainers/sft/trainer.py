@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from trl import SFTTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
 from core.masking_strategy import sync_masking_with_nelbo
 from core.nelbo import TrajectoryNELBOLoss
@@ -27,7 +27,7 @@ from trainers.sft.objective import MicroStep
 from trainers.sft.objectives import OBJECTIVES
 
 
-class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrainer):
+class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrainer):  # pyright: ignore[reportIncompatibleMethodOverride]  TRL takes fewer kinds of data sets than transformers
     """`trl.SFTTrainer` with a diffusion loss, on canvases of fixed length whose tail is EOS (`CanvasCollator`).
 
     What is redefined of TRL 1.16 and transformers 5, constructors apart, and by which class:
@@ -57,6 +57,8 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
         ConfigError: a completion that does not fit its canvas, or options that do not go together.
     """
 
+    args: DiffusionSFTConfig
+    train_dataset: Dataset
     trainer_name = "sft"
     loss_is_scaled_for_ga = False
     position_name = "_micro_step"
@@ -71,7 +73,7 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
     ):
         check_supported(args)
         checkpoint_activations(policy, args)
-        self.policy, tokenizer = policy, policy.tokenizer
+        self.policy = policy
         args.max_length = None  # the canvas is the limit, checked below
         args.remove_unused_columns = False
         args.completion_only_loss = True
@@ -80,8 +82,8 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            processing_class=tokenizer,
-            data_collator=CanvasCollator(args.max_completion_length, tokenizer.pad_token_id, tokenizer.eos_token_id),
+            processing_class=policy.tokenizer,
+            data_collator=CanvasCollator(args.max_completion_length, policy.pad_id, policy.eos_id),
             **kwargs,
         )
         self._build_collaborators()
@@ -107,7 +109,7 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """In nats per canvas token, on noise drawn for this micro-step."""
         training = model.training
@@ -153,6 +155,7 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor, None, None]:
+        """The loss of a batch, nats per canvas token, on the noise of every evaluation; no logits and no labels."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, inputs).detach(), None, None

@@ -120,7 +120,7 @@ def annotations_of(text: str) -> list[Annotation] | None:
 
 
 def _sum(rest: list[str], seen: list[int]) -> Term:
-    """sum = product {("+" | "-") product}"""
+    """By the rule sum = product {("+" | "-") product}."""
     term = _product(rest, seen)
     while rest and rest[-1] in ("+", "-"):
         term = Term(rest.pop(), (term, _product(rest, seen)))
@@ -128,7 +128,7 @@ def _sum(rest: list[str], seen: list[int]) -> Term:
 
 
 def _product(rest: list[str], seen: list[int]) -> Term:
-    """product = atom {("*" | "/") atom}"""
+    """By the rule product = atom {("*" | "/") atom}."""
     term = _atom(rest, seen)
     while rest and rest[-1] in ("*", "/"):
         term = Term(rest.pop(), (term, _atom(rest, seen)))
@@ -136,7 +136,7 @@ def _product(rest: list[str], seen: list[int]) -> Term:
 
 
 def _atom(rest: list[str], seen: list[int]) -> Term:
-    """atom = number | "(" sum ")" """
+    """By the rule atom = number | "(" sum ")"."""
     token = rest.pop() if rest else ""
     if token == "(":
         term = _sum(rest, seen)

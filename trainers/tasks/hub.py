@@ -19,7 +19,7 @@ def read_hub(dataset_name: str, to_row: Callable[[object, str], Row], subset: st
     Raises:
         ValueError: there is no split train, or a record is malformed.
     """
-    splits = datasets.load_dataset(dataset_name, *([] if subset is None else [subset]))
+    splits = datasets.load_dataset(dataset_name) if subset is None else datasets.load_dataset(dataset_name, subset)
     if "train" not in splits:
         raise ValueError(f"task.dataset_name = {dataset_name!r}: expected a split train, got {list(splits)}")
     return [

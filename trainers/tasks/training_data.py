@@ -37,6 +37,7 @@ class TrainingData:
 
     @property
     def styles(self) -> tuple[str, ...]:
+        """The styles in use: those that were set, or full solutions alone."""
         return self.solutions or (PLAIN,)
 
     def refuse(self, reason: str) -> None:

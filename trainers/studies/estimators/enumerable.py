@@ -72,17 +72,14 @@ class AnswerDenoiser(ModelDenoiser):
 
 def build_model(seed: int) -> LlamaForCausalLM:
     """A small bidirectional Llama with fresh weights that depend on the seed alone."""
-    config = LlamaConfig(
-        vocab_size=len(SYMBOLS),
-        max_position_embeddings=64,
-        is_causal=False,
-        use_cache=False,
-        pad_token_id=None,
-        bos_token_id=None,
-        eos_token_id=None,
-        **SHAPE,
-    )
-    model = LlamaForCausalLM(config)
+    settings: dict[str, Any] = SHAPE | {
+        "vocab_size": len(SYMBOLS),
+        "max_position_embeddings": 64,
+        "is_causal": False,
+        "use_cache": False,
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")),
+    }
+    model = LlamaForCausalLM(LlamaConfig(**settings))
     generator = generator_at(seed, "weights")
     with torch.no_grad():
         for parameter in model.parameters():

@@ -57,12 +57,14 @@ class Race(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Validate the weights that the run starts from, then start the clock: that validation costs no budget."""
         self._candidate(0, list(self.meters))
         self._origin = self.clock()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Charge the step to both budgets, validate where one asks for it, and stop when both are spent."""
         now = self.clock()
         self.meters[FORWARDS].advance(self.evaluations())
         self.meters[SECONDS].advance(now - self._origin)

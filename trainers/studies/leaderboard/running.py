@@ -71,7 +71,7 @@ def run_cell(board: Leaderboard, name: str, config: ExperimentConfig, say: Say) 
     test = build_evaluator(config, task, splits["test"])
     record: dict[str, Any] = {"entry": name, "seed": config.training.seed, **board.identity(name, config)}
     if name == START:
-        nothing = dict.fromkeys(BUDGETS, 0)
+        nothing: dict[str, int] = dict.fromkeys(BUDGETS, 0)
         return record | _results({0: test.both(policy)}, steps=nothing, chosen=nothing)
 
     trainer = build_trainer(config, task, splits, policy)

@@ -61,9 +61,9 @@ def measure_exposure(bench: Bench, offsets: Iterable[int]) -> Measurement:
     rows = []
     for offset in dict.fromkeys(offsets):
         walk, rollouts = FixedOffset(offset, solver), []
-        for i, (batch, draws) in enumerate(noised):
-            noise = generator_at(bench.seed, "exposure", "walk", offset, i, device=batch[0].device)
-            rollouts.append(walk.roll_out(denoiser, masking, *batch, draws, 0, noise, args.temperature))
+        for i, ((ids, mask, canvas), draws) in enumerate(noised):
+            noise = generator_at(bench.seed, "exposure", "walk", offset, i, device=ids.device)
+            rollouts.append(walk.roll_out(denoiser, masking, ids, mask, canvas, draws, 0, noise, args.temperature))
         moved = [(batch, rollout.draws) for (batch, _), rollout in zip(noised, rollouts, strict=True)]
         rows.append(_exposure_row(bench, offset, clean, losses(bench, loss, moved), rollouts))
     return Measurement(title, rows)
@@ -96,8 +96,9 @@ def noised_references(
     for repeat in range(bench.repeats):
         for i, batch in enumerate(batches):
             prompt_ids, _, ids = batch
+            rows, length = ids.shape
             noise = generator_at(bench.seed, "exposure", "masks", repeat, i)
-            yield batch, loss.draw(masking, *ids.shape, prompt_ids.size(1), noise, ids.device)
+            yield batch, loss.draw(masking, rows, length, prompt_ids.size(1), noise, ids.device)
 
 
 def losses(bench: Bench, loss: TrajectoryNELBOLoss, states: Iterable[tuple[Batch, Draws]]) -> list[float]:
@@ -110,7 +111,7 @@ def losses(bench: Bench, loss: TrajectoryNELBOLoss, states: Iterable[tuple[Batch
 
 def references(bench: Bench) -> Iterator[Batch]:
     """Prompts and reference canvases as in training: tokenised together, EOS in the tail."""
-    tokenizer, length = bench.policy.tokenizer, bench.args.max_completion_length
+    length = bench.args.max_completion_length
     rows = _labelled(bench)
     longest = max(sum(label != IGNORED for label in row["labels"]) for row in rows)
     if longest > length:
@@ -118,7 +119,7 @@ def references(bench: Bench) -> Iterator[Batch]:
             f"generation.max_completion_length={length}: the longest reference has {longest} tokens with its EOS; "
             "exposure needs them on the canvas (--tables steps solvers does without)"
         )
-    collate = CanvasCollator(length, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    collate = CanvasCollator(length, bench.policy.pad_id, bench.policy.eos_id)
     for start in range(0, len(rows), bench.batch_size):
         batch = collate(rows[start : start + bench.batch_size])
         parts = (batch[key].to(bench.policy.model.device) for key in ("prompt_ids", "prompt_mask", "completion_ids"))

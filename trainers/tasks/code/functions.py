@@ -75,10 +75,12 @@ class Function:
     d: int
 
     def __call__(self, a: int, b: int) -> int:
+        """The value at two whole numbers."""
         return SHAPES[self.shape].value(a, b, self.c, self.d)
 
     @property
     def expression(self) -> str:
+        """The function's body in Python, with its constants filled in."""
         return SHAPES[self.shape].code.format(c=self.c, d=self.d)
 
     def pairs(self) -> list[tuple[int, int]]:
@@ -90,11 +92,13 @@ class Function:
                 return drawn
 
     def prompt(self) -> str:
+        """The function up to its "return", with the words and `EXAMPLES` examples."""
         examples = "".join(f"    # {self._call(a, b)} == {self(a, b)}\n" for a, b in self.pairs()[:EXAMPLES])
         words = SHAPES[self.shape].words.format(c=self.c, d=self.d)
         return f'def {NAME_OF_FUNCTION}(a, b):\n    """Return {words}."""\n{examples}    return'
 
     def tests(self) -> tuple[str, ...]:
+        """`TESTS` statements that raise for a wrong value; none of them is an example of the prompt."""
         return tuple(f"assert {self._call(a, b)} == {self(a, b)}" for a, b in self.pairs()[EXAMPLES:])
 
     def _call(self, a: int, b: int) -> str:

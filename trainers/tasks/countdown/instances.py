@@ -32,6 +32,7 @@ class Instance:
         return f"{' '.join(map(str, self.numbers))}={self.target}"
 
     def question(self) -> str:
+        """The task in words: "Use 3, 4, 7 to get 49." for these numbers and this target."""
         return f"Use {', '.join(map(str, self.numbers))} to get {self.target}."
 
     def solved_by(self, tokens: list[str]) -> bool:

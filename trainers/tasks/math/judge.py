@@ -78,6 +78,7 @@ class Judge:
         worker.kill()
         worker.wait()
         for pipe in (worker.stdin, worker.stdout):
+            assert pipe is not None
             with contextlib.suppress(BrokenPipeError):  # what it was asked and never read is flushed
                 pipe.close()
 
@@ -94,6 +95,7 @@ class Judge:
     def _ask(self, question: str) -> bool | str | None:
         """The worker's outcome; None where it was stopped."""
         worker = self._running()
+        assert worker.stdin is not None
         try:
             worker.stdin.write(f"{question}\n".encode())
             worker.stdin.flush()
@@ -128,6 +130,7 @@ def check_installed() -> None:
 
 def _answer_of(worker: subprocess.Popen, seconds: float) -> bool | str | None:
     """A line of the worker; None where none comes in time, or none at all."""
+    assert worker.stdout is not None
     ready, _, _ = select.select([worker.stdout], [], [], seconds)
     line = worker.stdout.readline() if ready else b""
     return json.loads(line) if line.endswith(b"\n") else None

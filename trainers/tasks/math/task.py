@@ -113,6 +113,7 @@ class Problem:
 
     @property
     def key(self) -> str:
+        """What splits are disjoint in: the problem without case and spacing."""
         return key_of(self.problem)
 
 
@@ -128,6 +129,7 @@ def to_problem(raw: object, where: str) -> Problem:
     if problem is None or len(texts) < 2 or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(f'{where}: expected an object with the text "problem" and the text "solution" or "answer"')
     if answer is None:
+        assert solution is not None  # two of three are there
         boxes = find_boxes(solution)
         if not boxes.contents or not boxes.contents[-1].strip():
             raise ValueError(f'{where}: expected a "solution" with its answer in \\boxed{{...}}, or an "answer"')

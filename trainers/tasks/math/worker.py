@@ -14,15 +14,21 @@ import os
 import resource
 import signal
 import sys
+from typing import Any, cast
 
-from math_verify import LatexExtractionConfig, parse, verify
+from math_verify import (  # pyright: ignore[reportMissingImports] an optional package, the extra `math`
+    LatexExtractionConfig,
+    parse,
+    verify,
+)
 
 BOX = [LatexExtractionConfig(boxed_match_priority=0)]
 
 
 def extract(text: str) -> list:
     """What math-verify reads of a LaTeX text; it falls back to the text itself."""
-    return parse(text, BOX, parsing_timeout=None, raise_on_error=True)
+    # None is its way to set no limit, though it says int
+    return parse(text, BOX, parsing_timeout=cast(Any, None), raise_on_error=True)
 
 
 def is_equal(expected: str, text: str) -> bool:
@@ -31,6 +37,7 @@ def is_equal(expected: str, text: str) -> bool:
 
 
 def main(cpu_seconds: float, memory_bytes: int) -> None:
+    """Answer every line of standard input, with limits of CPU seconds for each and of bytes for the process."""
     # what a library prints must not be taken for an answer
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

@@ -164,7 +164,7 @@ def load_splits(
     return {split: datasets.Dataset.from_list(_to_rows(found)) for split, found in puzzles.items()}
 
 
-def _check_blanks(min_blanks: object, max_blanks: object) -> None:
+def _check_blanks(min_blanks: int, max_blanks: int) -> None:
     most = CELLS - FEWEST_CLUES
     for name, value in (("min_blanks", min_blanks), ("max_blanks", max_blanks)):
         if type(value) is not int or not 1 <= value <= most:

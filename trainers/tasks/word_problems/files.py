@@ -1,8 +1,8 @@
-"""The two file formats that word problems are read from.
+r"""The two file formats that word problems are read from.
 
 GSM8K (Cobbe et al. 2021, arXiv:2110.14168) is jsonl with the keys question and answer. SVAMP (Patel et al. 2021,
 arXiv:2103.07191) is one JSON list with the keys Body, Question, Equation and Answer; it has no worked solutions, so a
-solution is rebuilt from the equation: "<<(4+13)*15=255>>\\n#### 255".
+solution is rebuilt from the equation: "<<(4+13)*15=255>>\n#### 255".
 """
 
 import json

@@ -1,9 +1,9 @@
-"""Word problems drawn from templates, with one to three steps: the seeded generator of the task gsm8k.
+r"""Word problems drawn from templates, with one to three steps: the seeded generator of the task gsm8k.
 
 Nouns: a *problem* is a template with its operands and follow-ups; its *instance* is the tuple (template id, operands,
 follow-up id, operand, ...), which is what splits are disjoint in.
 
-Convention: a completion holds only GSM8K's calculator annotations and the answer line, "<<12+7=19>>\\n#### 19".
+Convention: a completion holds only GSM8K's calculator annotations and the answer line, "<<12+7=19>>\n#### 19".
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""GSM8K: grade-school word problems whose answer is one number (Cobbe et al. 2021, arXiv:2110.14168).
+r"""GSM8K: grade-school word problems whose answer is one number (Cobbe et al. 2021, arXiv:2110.14168).
 
 Convention: a completion ends with the line "#### <number>". Before it, a generated completion holds only GSM8K's
-calculator annotations, "<<12+7=19>>\\n#### 19"; a real one holds the human solution, or what `TrainingData` asks for.
+calculator annotations, "<<12+7=19>>\n#### 19"; a real one holds the human solution, or what `TrainingData` asks for.
 Three sources give the same columns (prompt, completion, answer; cluster, which problems with equal template and
 numbers share): an embedded seeded generator, local GSM8K jsonl files, and a dataset of the hub.
 """

@@ -30,12 +30,13 @@ MAX_NUMBER_LENGTH = 64  # characters; Python refuses to read a few thousand digi
 # Linear time: each alternative is a plain run of digits. A minus right after a digit, letter or ")" is a subtraction.
 SIGN = "(?:(?<![0-9A-Za-z)])[-\N{MINUS SIGN}])?"
 DIGITS = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
-NUMBER = re.compile(rf"{SIGN}\$?(?:(?<=\$)[-\N{{MINUS SIGN}}])?{DIGITS}")
+MINUS = r"[-\N{MINUS SIGN}]"
+NUMBER = re.compile(rf"{SIGN}\$?(?:(?<=\$){MINUS})?{DIGITS}")
 # A number or fraction with what is glued to it. Anything but a unit makes the whole of it no quantity; it is taken in
 # full, so that no part of it is read again.
 GLUED = r"(?:[.,:/^][0-9]|(?:(?<=[0-9])[eE][-+]?)?[0-9]|\w)*"
 QUANTITY = re.compile(
-    rf"(?P<number>{SIGN}[$€£]?(?:(?<=[$€£])[-\N{{MINUS SIGN}}])?{DIGITS})(?:/(?P<divisor>[0-9]+))?(?P<glued>{GLUED})"
+    rf"(?P<number>{SIGN}[$€£]?(?:(?<=[$€£]){MINUS})?{DIGITS})(?:/(?P<divisor>[0-9]+))?(?P<glued>{GLUED})"
 )
 UNIT = re.compile(r"(?!(?:st|nd|rd|th)\b|[⁰¹²³⁴⁵⁶⁷⁸⁹])[^\W\d_]*")
 

@@ -17,9 +17,8 @@ from trainers.tasks.word_problems.tracing import Text, Untraceable, trace
 MAX_DRAWS = 100  # of new numbers for one problem; a division rarely comes out even
 
 _OPERAND = r"\(?\$?[0-9][0-9,.]*\)?"
-EQUATION = re.compile(
-    rf"({_OPERAND}(?:\s*[-+*/x\N{{MULTIPLICATION SIGN}}]\s*{_OPERAND})+)\s*=\s*\$?([0-9][0-9,]*(?:\.[0-9]+)?)"
-)
+_OPERATOR = r"[-+*/x\N{MULTIPLICATION SIGN}]"
+EQUATION = re.compile(rf"({_OPERAND}(?:\s*{_OPERATOR}\s*{_OPERAND})+)\s*=\s*\$?([0-9][0-9,]*(?:\.[0-9]+)?)")
 
 
 def perturbed(problem: WordProblem, rng: random.Random) -> Iterator[WordProblem]:

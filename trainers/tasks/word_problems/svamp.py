@@ -1,8 +1,8 @@
-"""SVAMP: one-step and two-step word problems that were rewritten so that surface cues mislead (Patel et al. 2021,
+r"""SVAMP: one-step and two-step word problems that were rewritten so that surface cues mislead (Patel et al. 2021,
 arXiv:2103.07191), with the prompt, verifier and rewards of GSM8K.
 
 A completion is the problem's equation as a calculator annotation, then the answer line,
-"<<(4+13)*15=255>>\\n#### 255". The columns are prompt, completion, answer and cluster. Most problems are variations of
+"<<(4+13)*15=255>>\n#### 255". The columns are prompt, completion, answer and cluster. Most problems are variations of
 one another, so the clusters (see `trainers.tasks.clustering`) are what splits are disjoint in, and what intervals must
 count. The split is the same for every seed, so that another task can train on the training part of SVAMP and leave
 the rest unseen.

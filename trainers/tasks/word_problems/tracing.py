@@ -95,6 +95,7 @@ class Number:
 
     @property
     def value(self) -> Fraction:
+        """The number without its thousands commas."""
         return Fraction(self.text.replace(",", ""))
 
 

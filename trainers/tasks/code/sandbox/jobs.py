@@ -42,7 +42,7 @@ class Launcher:
         with theirs:
             self._process = subprocess.Popen(
                 [interpreter, "-I", "-S", str(script)],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env={"LC_ALL": "C.UTF-8"},
                 cwd="/",
@@ -67,6 +67,7 @@ class Launcher:
         socket.send_fds(self._socket, [json.dumps(asdict(job)).encode()], files)
 
     def close(self) -> None:
+        """Close the socket, at which the launcher ends; the process that started it waits for that."""
         self._socket.close()
         if self._owner == os.getpid():
             self._process.wait()

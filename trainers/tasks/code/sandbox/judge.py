@@ -24,6 +24,7 @@ class Remote:
         self._channel, self._reference = channel, reference
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Have the other process call it with plain data, and return or raise what it answers."""
         return self._channel.call(self, arguments, keywords)
 
     def _refuse(self, *_: Any) -> Any:
@@ -48,8 +49,8 @@ class Channel:
         if reply[0] == "value":
             return wire.decode(reply[1], self._resolve)
         kind = getattr(builtins, str(reply[1]), None)
-        known = isinstance(kind, type) and issubclass(kind, Exception)
-        raise (kind if known else RuntimeError)("raised by the tested code")
+        raised = kind if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError
+        raise raised("raised by the tested code")
 
     def _keep(self, value: Any) -> list:
         if not isinstance(value, Remote):

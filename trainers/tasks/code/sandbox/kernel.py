@@ -54,6 +54,7 @@ def number_of(name: str) -> int:
 
 
 def prctl(option: int, argument: object = 0) -> None:
+    """prctl(2): change one property of this process, for a whole number or a pointer; OSError if it is refused."""
     value = ctypes.c_ulong(argument) if isinstance(argument, int) else argument
     zero = ctypes.c_ulong(0)
     checked(_libc.prctl(ctypes.c_int(option), value, zero, zero, zero), f"prctl {option}")
@@ -65,10 +66,12 @@ def die_with_parent() -> None:
 
 
 def unshare(flags: int) -> None:
+    """unshare(2): leave the parent's namespaces for new ones of the kinds in ``flags``, CLONE_NEW*."""
     checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    """mount(2): attach a file system of a kind (None: what a flag such as MS_BIND says) at a path."""
     encoded = [None if text is None else text.encode() for text in (source, target, kind)]
     data = None if options is None else options.encode()
     checked(_libc.mount(*encoded, ctypes.c_ulong(flags), data), f"mount on {target}")

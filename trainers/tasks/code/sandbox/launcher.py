@@ -87,6 +87,7 @@ def launch(job: dict[str, Any]) -> int:
 
 
 def report(job: dict[str, Any], **facts: Any) -> None:
+    """Write facts as one line of JSON to the pipe that the solution does not have."""
     os.write(job["result"], json.dumps(facts).encode() + b"\n")
 
 
@@ -168,6 +169,7 @@ def inside(job: dict[str, Any]) -> int:
 
 
 def judge_tests(job: dict[str, Any], home: str, requests: int, answers: int) -> None:
+    """Run the tests against the solution's process, report each, and leave it `LAST_WORDS` seconds to end."""
     with open(job["tests"], encoding="utf-8") as file:
         tests = json.load(file)
     confine(job, home)
@@ -182,6 +184,7 @@ def judge_tests(job: dict[str, Any], home: str, requests: int, answers: int) -> 
 
 
 def be_solution(job: dict[str, Any], home: str, code: str, requests: int, answers: int) -> int:
+    """Close every file but its two pipes and the standard ones, run the code confined, answer the judge."""
     keep = {requests, answers}
     for descriptor in range(STANDARD, max(*keep, *(job[name] for name in FILES if name in job)) + 1):
         if descriptor not in keep:
@@ -211,6 +214,7 @@ def confine(job: dict[str, Any], home: str) -> None:
 
 
 def set_limits(limits: dict[str, Any], counted: bool) -> None:
+    """Set the resource limits: seconds of CPU, bytes, files and, where they are counted, processes."""
     seconds = max(1, round(limits["cpu_seconds"]))
     bounds = {
         resource.RLIMIT_CPU: seconds,

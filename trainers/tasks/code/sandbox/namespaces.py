@@ -55,6 +55,7 @@ def enter_as_user(scratch: str, readable: list[str], disk_bytes: int, files: int
 
 
 def become_nobody() -> None:
+    """Give up root for the user `NOBODY`, for good, in a process whose /proc entries stay its own."""
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)

@@ -21,6 +21,7 @@ class Surroundings:
     sentinel: subprocess.Popen
 
     def touched(self) -> dict[str, str]:
+        """What was reached, by kind (network, files_write, signals), with one phrase each; empty if nothing was."""
         found = {}
         reached = [name for name, listener in self.listeners.items() if _was_reached(listener)]
         if reached:

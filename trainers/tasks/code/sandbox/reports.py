@@ -29,6 +29,7 @@ class Stream:
 
     @property
     def text(self) -> str:
+        """What was kept, as UTF-8 with other bytes replaced."""
         return self.kept.decode(errors="replace")
 
 

@@ -28,8 +28,8 @@ def run(code: str, name: str) -> tuple[int, dict[str, Any]]:
             return leaving.code or 0, module.__dict__
         print(leaving.code, file=sys.stderr)
         return 1, module.__dict__
-    except BaseException:  # the code's own, shown as the interpreter shows it
-        sys.__excepthook__(*sys.exc_info())
+    except BaseException as error:  # the code's own, shown as the interpreter shows it
+        sys.__excepthook__(type(error), error, error.__traceback__)
         return 1, module.__dict__
     return 0, module.__dict__
 
