@@ -4,7 +4,6 @@ One table, so that what is left out can be read at a glance. A row names a file 
 test with parameters, those in ``fast`` stay in `make test`, so that every theorem is looked at there once.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 KILLS = "kills runs and resumes them"
@@ -110,7 +109,7 @@ SLOW = {
     "trainers/models/test_activation_checkpointing.py::test_every_family_can_be_checkpointed": Slow(
         FAMILIES, ("llada_moe",)
     ),
-    "trainers/models/test_probes.py::"
+    "trainers/models/probes/test_probing.py::"
     "test_random_weights_are_found_to_be_what_they_are_whatever_the_seed_and_the_dtype": Slow(
         FAMILIES, ("llada2", "sdar")
     ),
@@ -139,12 +138,3 @@ def reason(nodeid: str) -> str | None:
     test, _, parameters = name.partition("[")
     row = SLOW.get(test.partition("::")[0]) or SLOW.get(test)
     return None if row is None or parameters.removesuffix("]") in row.fast else row.reason
-
-
-def stale(nodeids: Iterable[str]) -> list[str]:
-    """Rows of the table, and parameters in them, that name no test."""
-    names = {nodeid.removeprefix("tests/") for nodeid in nodeids}
-    tests = {name.partition("[")[0] for name in names}
-    known = tests | {test.partition("::")[0] for test in tests}
-    rows = [row for row in SLOW if row not in known]
-    return rows + [f"{row}[{one}]" for row, slow in SLOW.items() for one in slow.fast if f"{row}[{one}]" not in names]
