@@ -50,7 +50,6 @@ class FiniteSteps(TrainerBehind):
         position_name: the attribute that says which micro-step it is, and that its randomness depends on.
     """
 
-    model: nn.Module
     position_name: str
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -107,7 +106,6 @@ class FiniteSteps(TrainerBehind):
 
     def _save_step(self, step: int, what: str | None) -> tuple[Path, Path]:
         """Write this rank's micro-batches, and the weights; returns where."""
-        assert self.args.output_dir is not None  # transformers has a default for it
         run, several = Path(self.args.output_dir), self.accelerator.num_processes > 1
         path = run / f"nan_batch_step_{step}{f'_rank_{self.accelerator.process_index}' if several else ''}.pt"
         weights = run / f"nan_model_step_{step}"
@@ -164,7 +162,7 @@ class FiniteSteps(TrainerBehind):
         """Forward and backward, as `training_step` does them, on a batch that is prepared already."""
         self.model.train()
         with self.compute_loss_context_manager():
-            loss = cast(Tensor, self.compute_loss(self.model, batch))  # no outputs are asked for beside it
+            loss = self.compute_loss(self.model, batch)
         if not self.loss_is_scaled_for_ga:
             loss = loss / self.current_gradient_accumulation_steps
         self.accelerator.backward(loss)

@@ -7,7 +7,6 @@ from typing import Any
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import nn
-from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from trainers.faults.behind import TrainerBehind
@@ -36,9 +35,6 @@ class WholeSaves(TrainerBehind):
     place), `save_model` (the same for the final model), `train` (cleans up after a kill, and asks for room first).
     Ranks share the directory, or each node has one and `save_on_each_node` is set.
     """
-
-    args: Any
-    state: TrainerState
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._staging = False

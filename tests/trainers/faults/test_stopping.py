@@ -11,7 +11,7 @@ from endings import assert_same, in_a_child, run
 from processes import launch
 from transformers import TrainerCallback
 
-from trainers.faults import stopping
+from trainers.faults import endings, stopping
 from trainers.faults.endings import RunStopped
 from trainers.faults.stopping import SIGNALS, StopOnSignal
 from trainers.saving.checkpoints import check_checkpoint
@@ -41,7 +41,7 @@ def test_signalled_run_saves_at_the_end_of_its_step_and_resumes_bit_by_bit(make_
 
     status, unbroken = run(make, tmp_path / "unbroken")
     status, _ = run(make, tmp_path / "stopped", callbacks=[Send(number, 3)])
-    assert status == stopping.STATUS
+    assert status == endings.STATUS
     assert checkpoints(tmp_path / "stopped") == ["checkpoint-3"]
     status, resumed = run(make, tmp_path / "stopped")
     assert status == 0
