@@ -35,7 +35,7 @@ def gradient_norm(model: nn.Module) -> Tensor:
     gradients = [_local(weight.grad) for weight in model.parameters() if weight.grad is not None]
     if not gradients:
         return torch.zeros(())
-    norms = torch._foreach_norm(gradients, 2, dtype=torch.float32)  # pyright: ignore[reportPrivateImportUsage] no public name
+    norms = torch._foreach_norm(gradients, 2, dtype=torch.float32)
     return torch.stack(norms).max()
 
 
