@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup train sft smollm2 test lint types clean
+.PHONY: setup train sft smollm2 test test-slow test-all lint types clean
 
 setup: $(VENV)/.installed
 
@@ -33,8 +33,17 @@ smollm2: setup
 
 # A process a core, a file at a time: files share what they load. In their order: the slowest have few tests, and would
 # otherwise come last, beside idle cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+# Every theorem. What is slow for a reason (tests/helpers/slow.py) is in test-slow; test-all is both.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: setup
+	$(PYTEST) -m slow $(ARGS)
+
+test-all: setup
+	$(PYTEST) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Discrete diffusion for language models, torch only: one schedule, masks, bound, sampler, flow, oracle."""
+"""Discrete diffusion for language models on torch and jaxtyping: one schedule, masks, bound, sampler, flow, oracle."""
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule, assert_schedules_consistent, sync_masking_with_nelbo
 from core.denoisers.denoiser import Denoiser, EmbeddingDenoiser, ModelDenoiser

@@ -1,5 +1,24 @@
-"""Shapes and types of core are checked at every call a test makes, trainers' calls included."""
+"""Shapes and types of core are checked at every call a test makes, trainers' calls included. Slow tests are marked."""
 
+import gc
+
+import pytest
 from jaxtyping import install_import_hook
+from slow import reason
 
 install_import_hook("core", "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what the table of `slow` names."""
+    for item in items:
+        why = reason(item.nodeid)
+        if why is not None:
+            item.add_marker(pytest.mark.slow(why))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: a trainer collects garbage whenever it starts, and would look through all of it,
+    a third of a second each time."""
+    gc.collect()
+    gc.freeze()

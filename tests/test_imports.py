@@ -7,34 +7,13 @@ import tokenize
 from pathlib import Path
 
 import pytest
-from floors import faults
+from floors import FLOORS, faults
 from paths import REPO
 
 OURS = ("core", "trainers", "scripts")
 STANDARD = set(sys.stdlib_module_names)
 LEARNING = {"accelerate", "datasets", "peft", "safetensors", "tokenizers", "torch", "transformers", "trl"}
 PLUMBING = {"jaxtyping", "lm_eval", "math_verify", "matplotlib", "numpy", "rich", "tqdm", "yaml"}
-
-# The rooms of each floor, from the ground up. A room imports from floors below its own, and nothing beside it:
-# docs/architecture.md says what lives in each.
-FLOORS = [
-    ("core.names", "core.alpha_schedule", "core.trajectory", "core.denoisers"),
-    ("core.masking_strategy",),
-    ("core.sampling", "core.scoring"),
-    ("core.generator", "core.nelbo", "core.flow"),
-    ("core.likelihoods", "core.scheduled_sampling", "core.oracles"),
-    ("trainers.tasks", "trainers.rollouts", "trainers.collating", "trainers.exposure"),
-    ("trainers.settings",),
-    ("trainers.models", "trainers.faults"),
-    ("trainers.distributed", "trainers.commands"),
-    ("trainers.saving",),
-    ("trainers.benchmarking",),
-    ("trainers.memory_budget",),
-    ("trainers.evaluating", "trainers.rewarding", "trainers.sft"),
-    ("trainers.grpo", "trainers.dpo", "trainers.reporting", "trainers.task_loading"),
-    ("trainers.experiment",),
-    ("trainers.studies", "trainers.planning"),
-]
 
 TASK_FOLDERS = {"word_problems", "countdown", "sudoku", "math", "code"}
 TASK_FILES = {"__init__"}  # of trainers/tasks, besides what tasks share

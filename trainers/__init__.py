@@ -25,7 +25,7 @@ HOMES = {
     "DiffusionDPOConfig": "trainers.settings.dpo",
     "load_policy": "trainers.models.loading",
 }
-__all__ = [*HOMES]
+__all__ = [*HOMES]  # pyright: ignore[reportUnsupportedDunderAll]  the dict says it once
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,10 @@
 """The seam to a model: token ids in, logits of chosen positions out.
 
-`Denoiser` is the interface, `ModelDenoiser` a torch model behind it; the others change who sees whom, keep keys and
-values, or take padding away. Lowest floor: imports nothing of core.
+    denoiser.py           `Denoiser`, the interface; `ModelDenoiser`, a torch model behind it
+    cached_denoiser.py    a part of the sequence beside keys and values of the rest
+    attention.py          who sees whom: bidirectional, block-causal, annealed
+    annealed_denoiser.py  a denoiser under such a rule; unpadded.py: rows of equal length, for models that ignore masks
+    projection.py         log-probabilities of chosen tokens, without all logits; partial_forward.py: a model cut short
+
+On the lowest floor: imports nothing of ours.
 """

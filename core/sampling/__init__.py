@@ -1,5 +1,9 @@
 """The denoising loop below `core.generator`: the canvas, what a step reveals, and how a state is evaluated.
 
-Step rules (`samplers`), selection rules (`selection`), solvers (`solvers`), random numbers (`noise`), contexts with
-or without a cache. Imports denoisers and the schedule.
+    canvas.py      the rows that are being written; noise.py: their random numbers, by row, timestep and position
+    samplers.py    `SAMPLERS`: what a transition does; selection.py: `SELECTIONS`, which positions it reveals
+    solvers.py     `SOLVERS`: how the tokens of an ancestral step are drawn; prediction.py: what one evaluation says
+    context.py     how a state is evaluated: the whole canvas, or (caches.py, `CACHES`) with keys and values kept
+
+Imports denoisers and the schedule.
 """

@@ -11,6 +11,27 @@ from pathlib import Path
 
 HOUSE = ("core", "trainers")
 
+# The rooms of each floor, from the ground up. A room imports from floors below its own, and nothing beside it:
+# docs/architecture.md says what lives in each.
+FLOORS = [
+    ("core.names", "core.alpha_schedule", "core.trajectory", "core.denoisers"),
+    ("core.masking_strategy",),
+    ("core.sampling", "core.scoring"),
+    ("core.generator", "core.nelbo", "core.flow"),
+    ("core.likelihoods", "core.scheduled_sampling", "core.oracles"),
+    ("trainers.tasks", "trainers.rollouts", "trainers.collating", "trainers.exposure"),
+    ("trainers.settings",),
+    ("trainers.models", "trainers.faults"),
+    ("trainers.distributed", "trainers.commands"),
+    ("trainers.saving",),
+    ("trainers.benchmarking",),
+    ("trainers.memory_budget",),
+    ("trainers.evaluating", "trainers.rewarding", "trainers.sft"),
+    ("trainers.grpo", "trainers.dpo", "trainers.reporting", "trainers.task_loading"),
+    ("trainers.experiment",),
+    ("trainers.studies", "trainers.planning"),
+]
+
 
 @dataclass(frozen=True)
 class Import:

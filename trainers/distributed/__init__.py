@@ -1,4 +1,5 @@
-"""Several processes: sharded weights, exchanged values, and randomness that depends on a place in the run alone.
+"""Several processes, and randomness that does not know how many there are.
 
-Imports models and settings.
+`sharding` is a trainer's mixin for FSDP2 and DeepSpeed ZeRO-3, `processes` exchanges values between the processes of a
+command, `randomness` makes generators that depend on a place in the run alone. Imports models, settings and core.
 """

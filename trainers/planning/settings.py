@@ -45,7 +45,7 @@ def read_config(path: str | None, overrides: list[str], processes: int) -> Exper
         processes: that will share the run.
 
     Raises:
-        ConfigError: see `trainers.settings.parser.parse`.
+        ConfigError: see `trainers.settings.config.parse`.
     """
     with as_on(processes):
         if path is not None:

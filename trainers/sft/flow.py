@@ -1,4 +1,4 @@
-"""The objective of a flow over embeddings, see `core.flow.flow_matching`."""
+"""The objective of a flow over embeddings, see `core.flow`."""
 
 from torch import Tensor
 
