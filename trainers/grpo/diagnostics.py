@@ -238,7 +238,7 @@ class DiagnosticsCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Empty windows, and no metric warned of."""
+        """Start with empty windows, and with no metric warned of."""
         self._forget()
 
     def on_log(
@@ -249,7 +249,7 @@ class DiagnosticsCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """One more row in every window, on the main process; a full window is judged."""
+        """Put a row of the log into the windows, on the main process, and judge the mean of each that is full."""
         if not state.is_world_process_zero or logs is None:
             return
         for name, recent in self._recent.items():

@@ -1,5 +1,7 @@
 """Drawing the states that a rollout is scored on: all the randomness of the likelihood, right after the rollout."""
 
+import time
+
 from jaxtyping import Int
 from torch import Tensor
 
@@ -11,7 +13,29 @@ from core.trajectory import Trajectory
 from trainers.exposure import Batch, Walks
 from trainers.grpo.metrics import Meter
 from trainers.grpo.position import Cadence, Position
+from trainers.grpo.rollout import Roller
 from trainers.grpo.states import StoredStates
+from trainers.rollouts import padded
+
+
+def roll_and_draw(
+    roller: Roller, drawer: "StateDrawer", prompt_ids: list[list[int]], at: Position, measure: bool
+) -> tuple[Trajectory, StoredStates]:
+    """One completion a prompt, and the states that they are scored on; the drawer's meter is told how long they took.
+
+    Args:
+        roller: completes.
+        drawer: draws.
+        prompt_ids: token ids, B prompts.
+        at: where the run stands.
+        measure: whether to spend forwards on the exposure bias.
+    """
+    started = time.perf_counter()
+    prompts = padded(prompt_ids, roller.policy.pad_id, roller.device)
+    with roller.sampling() as denoiser:
+        trajectory = roller.complete(denoiser, prompt_ids, at)
+        drawer.meter.rolled_out(trajectory, time.perf_counter() - started)
+        return trajectory, drawer.draw(trajectory, prompts, denoiser, at, measure)
 
 
 class StateDrawer:

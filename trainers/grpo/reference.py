@@ -7,6 +7,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
+from trl.trainer.callbacks import SyncRefModelCallback
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 
@@ -21,6 +23,13 @@ def untold(args: ImprovedDiffuGRPOConfig, reference: nn.Module | None) -> Iterat
         yield
     finally:
         args.beta, args.sync_ref_model = beta, sync
+
+
+def adopt(trainer: GRPOTrainer, args: ImprovedDiffuGRPOConfig, reference: nn.Module) -> None:
+    """What TRL does with a reference model that it loaded itself, by options that tell of it again."""
+    trainer.beta, trainer.ref_model = args.beta, prepared(reference, trainer.accelerator)
+    if args.sync_ref_model:
+        trainer.add_callback(SyncRefModelCallback(ref_model=trainer.ref_model, accelerator=trainer.accelerator))
 
 
 def prepared(reference: nn.Module, accelerator: Accelerator) -> nn.Module:

@@ -47,6 +47,22 @@ class Scorer:
             self.meter.scored(estimate, logps, states)
         return logps, estimate.entropies[:, :width]
 
+    def after_rollout(
+        self, model: nn.Module, prompts: Prompts, states: StoredStates, size: int, reuses: bool
+    ) -> Float[Tensor, "B I 2 L"]:
+        """What a model says of the rollout just made.
+
+        Args:
+            model: the policy or its reference.
+            prompts: ids and mask, (B, P).
+            states: the rollout.
+            size: rows of a forward.
+            reuses: take what the sampler recorded, where its states are the stored ones: no forward.
+        """
+        if reuses and states.replays_exactly:
+            return self.recorded(states)
+        return self.of_rollout(model, prompts, states, size)
+
     def of_rollout(
         self, model: nn.Module, prompts: Prompts, states: StoredStates, size: int
     ) -> Float[Tensor, "B I 2 L"]:

@@ -6,14 +6,12 @@ in use, `core.likelihoods`, on states that are drawn once: `trainers.grpo.states
 one place where TRL is overridden for that; the work is done by objects that it holds.
 """
 
-import time
 from typing import Any
 
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Sampler
-from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
@@ -22,11 +20,11 @@ from trainers.distributed.sharding import PARTS, ShardedTrainer
 from trainers.exposure import Walks, log_follows
 from trainers.faults.tolerant import FaultTolerant
 from trainers.grpo.diagnostics import DiagnosticsCallback
-from trainers.grpo.drawing import StateDrawer
+from trainers.grpo.drawing import StateDrawer, roll_and_draw
 from trainers.grpo.metrics import Meter
 from trainers.grpo.off_policy import TokenWeights
 from trainers.grpo.position import Cadence, Position
-from trainers.grpo.reference import prepared, untold
+from trainers.grpo.reference import adopt, untold
 from trainers.grpo.resuming import ResumableSampler, RolloutBuffer
 from trainers.grpo.rollout import Roller
 from trainers.grpo.scoring import Scorer, is_policy
@@ -39,7 +37,6 @@ from trainers.models.dropout import disable_dropout
 from trainers.models.policy import Policy
 from trainers.models.reference import frozen_copy
 from trainers.rewarding.tolerant import FaultTolerantRewards
-from trainers.rollouts import padded
 from trainers.saving.saving import SelfContained
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.objects import build_likelihood, build_masking, build_scheduled_sampling
@@ -125,7 +122,9 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
         self._build_collaborators()
         self.add_callback(DiagnosticsCallback())
         if reference is not None:
-            self._adopt(reference)
+            synced = self.shards_weights and args.sync_ref_model
+            require(args, "sync_ref_model", not synced, f"false under {PARTS}")
+            adopt(self, args, reference)
 
     def _build_collaborators(self) -> None:
         """The objects that do the work, from the bottom up."""
@@ -136,22 +135,14 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
         self.cadence, size = Cadence.of(args), args.per_device_train_batch_size
         sequences = size * self.cadence.accumulated * share.processes
         self.meter = Meter(self._metrics, self.position, self.cadence, share, sequences, walks=self.scheduled.active)
-        whole, device = self.whole_weights, self.accelerator.device
-        self.roller = Roller(args, self.policy, self.schedule, masking, share, whole, device)
+        place = self.whole_weights, self.accelerator.device
+        self.roller = Roller(args, self.policy, self.schedule, masking, share, *place)
         walks = Walks(self.scheduled, masking, likelihood, args.temperature, size)
         self.drawer = StateDrawer(likelihood, masking, self.cadence, share, walks, self.meter)
         self.scorer = Scorer(self.policy, likelihood, args.temperature, self.meter)
         cap = args.importance_cap if args.rolls_out_off_policy else None
         self.token_weights = TokenWeights(likelihood, self.scorer, self.meter, cap)
         self.memory = MemoryBudget(args, likelihood, self.policy, self.accelerator)
-
-    def _adopt(self, reference: nn.Module) -> None:
-        """What TRL does with a reference model that it loaded itself."""
-        if self.shards_weights:
-            require(self.args, "sync_ref_model", not self.args.sync_ref_model, f"false under {PARTS}")
-        self.beta, self.ref_model = self.args.beta, prepared(reference, self.accelerator)
-        if self.args.sync_ref_model:
-            self.add_callback(SyncRefModelCallback(ref_model=self.ref_model, accelerator=self.accelerator))
 
     def check_sharded(self) -> None:
         """As for every trainer; and DeepSpeed has to gather the weights for rollouts."""
@@ -172,17 +163,10 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
 
     # ---- rollout -------------------------------------------------------------------------------------------------
 
-    def _generate_single_turn(
-        self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
-    ) -> tuple[list[list[int]], None]:
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
         assert_schedules_consistent(self.masking_strategy, self.likelihood)
-        started, at = time.perf_counter(), self.position()
-        prompts = padded(prompt_ids, self.policy.pad_id, self.accelerator.device)
-        with self.roller.sampling() as denoiser:
-            trajectory = self.roller.complete(denoiser, prompt_ids, at)
-            self.meter.rolled_out(trajectory, time.perf_counter() - started)
-            measure = log_follows(self.state, self.cadence.updates)
-            self._stored = self.drawer.draw(trajectory, prompts, denoiser, at, measure)
+        measure = log_follows(self.state, self.cadence.updates)
+        trajectory, self._stored = roll_and_draw(self.roller, self.drawer, prompt_ids, self.position(), measure)
         self.meter.stored(self._stored.replays_exactly)
         return trajectory.completions(), None
 
@@ -229,12 +213,10 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
         prompts = input_ids[:, :-logits_to_keep], attention_mask[:, :-logits_to_keep]
         if self._picked is not None:
             return *self.scorer.in_loss(model, prompts, self._picked, logits_to_keep), None
-        states = self._stored
-        assert states is not None
-        if self.args.reuse_commit_logps and states.replays_exactly and is_policy(model, self.model, self.accelerator):
-            logps = self.scorer.recorded(states)
-        else:
-            logps = self.scorer.of_rollout(model, prompts, states, batch_size or len(input_ids))
+        assert self._stored is not None
+        reuses = self.args.reuse_commit_logps and is_policy(model, self.model, self.accelerator)
+        size = batch_size or len(input_ids)
+        logps = self.scorer.after_rollout(model, prompts, self._stored, size, reuses)
         return logps[..., :logits_to_keep], None, None
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
