@@ -2,7 +2,7 @@
 
 import argparse
 import copy
-from dataclasses import fields
+from dataclasses import Field, fields
 from enum import Enum
 from typing import get_type_hints
 
@@ -20,14 +20,12 @@ from trainers.settings.values import FALSE, TRUE, admits, mapping, switch
 TEXTS = ("1", "-2", "0.5", "1e-5", "true", "No", "abc", "steps", "linear", "")
 
 
-def theirs(cls: type) -> HfArgumentParser:
-    """transformers' own parser of a dataclass."""
+def theirs(field: Field, hint: type) -> HfArgumentParser:
+    """transformers' own parser of one option."""
     parser = HfArgumentParser(add_help=False, allow_abbrev=False)
-    hints = get_type_hints(cls)
-    for field in (copy.copy(field) for field in fields(cls) if field.init):
-        field.type = hints[field.name]
-        field.metadata = {"help": ""}
-        parser._parse_dataclass_field(parser, field)
+    field = copy.copy(field)
+    field.type, field.metadata = hint, {"help": ""}
+    parser._parse_dataclass_field(parser, field)
     return parser
 
 
@@ -60,8 +58,9 @@ def read_by_ours(parser: SectionParser, name: str, texts: tuple[str, ...]) -> ob
 def test_every_option_reads_text_as_transformers_does(trainer, capsys):
     ours = SectionParser(trainer)
     for cls in (ModelArguments, TaskArguments, CONFIGS[trainer]):
-        other = theirs(cls)
-        for name in (field.name for field in fields(cls) if field.init):
+        hints = get_type_hints(cls)
+        for field in (field for field in fields(cls) if field.init):
+            name, other = field.name, theirs(field, hints[field.name])
             if ours._option_string_actions[f"--{name}"].type is mapping:
                 continue  # theirs calls dict or a class on the text, whatever that gives
             several = [] if admits(ours.options[name], list) else [("1", "2")]  # ours reads a list from a command line
