@@ -17,9 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.denoiser import Denoiser
+from core.denoisers import Denoiser
 from core.masking_strategy import MaskingStrategy
-from core.sampling.caches import STALE, build_context, check_cache
+from core.sampling import STALE
+from core.sampling.caches import build_context, check_cache
 from core.sampling.canvas import LAG, Canvas, Transition, check_blocks, check_blocks_of_model
 from core.sampling.noise import REVEAL, RowNoise
 from core.sampling.prediction import check_temperature

@@ -20,12 +20,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule
-from core.denoisers.denoiser import Denoiser
+from core.denoisers import Denoiser
 from core.generator import DiffusionGenerator
 from core.masking_strategy import MaskingStrategy, uniform
 from core.names import check_known
-from core.sampling.noise import draw_keys
-from core.sampling.solvers import SOLVERS
+from core.sampling import SOLVERS, draw_keys
 from core.scoring import Draws, Likelihood, noisy_prompts
 
 # Offsets k in 0..K from a uniform number in [0, 1): where on the trajectory the model takes over.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerState
 
-from core.denoisers.denoiser import Denoiser
+from core.denoisers import Denoiser
 from core.masking_strategy import MaskingStrategy
 from core.scheduled_sampling import RollOut, ScheduledSampling, exposure_bias
 from core.scoring import Draws, Likelihood

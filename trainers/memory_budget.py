@@ -14,8 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
-from core.denoisers.denoiser import ModelDenoiser
-from core.denoisers.unpadded import UnpaddedDenoiser
+from core.denoisers import ModelDenoiser, UnpaddedDenoiser
 from core.scoring import Draws, Likelihood
 from trainers.benchmarking.memory import peak_memory
 from trainers.distributed.sharding import share_of

@@ -8,3 +8,18 @@
 
 On the lowest floor: imports nothing of ours.
 """
+
+from core.denoisers.annealed_denoiser import AnnealedDenoiser
+from core.denoisers.cached_denoiser import CachedDenoiser, KeyValues
+from core.denoisers.denoiser import Denoiser, EmbeddingDenoiser, ModelDenoiser
+from core.denoisers.unpadded import UnpaddedDenoiser
+
+__all__ = [
+    "AnnealedDenoiser",
+    "CachedDenoiser",
+    "Denoiser",
+    "EmbeddingDenoiser",
+    "KeyValues",
+    "ModelDenoiser",
+    "UnpaddedDenoiser",
+]

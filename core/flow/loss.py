@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.denoiser import EmbeddingDenoiser
+from core.denoisers import EmbeddingDenoiser
 from core.flow.path import EmbeddingFlow, FlowDraws, check_noise_scale, gaussian, interpolate, velocity, walk
 from core.flow.reflexflow import ReflexFlow, anti_drift, frequency_compensation, frequency_weight
 from core.flow.solvers import check_solver, roll_out

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.denoiser import EmbeddingDenoiser
+from core.denoisers import EmbeddingDenoiser
 
 MIN_SIGMA = 0.05  # a velocity divides by at least this (JiT, Li & He 2025, 2511.13720: t_eps)
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.denoiser import EmbeddingDenoiser
+from core.denoisers import EmbeddingDenoiser
 from core.flow.path import EmbeddingFlow, check_noise_scale, levels
 from core.flow.solvers import ODE_SOLVERS, check_solver
 from core.sampling.noise import TOKEN, RowNoise

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from core.denoisers.denoiser import Denoiser
+from core.denoisers import Denoiser
 from core.denoisers.projection import of_targets, tempered_logps
 from core.masking_strategy import MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss

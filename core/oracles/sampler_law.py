@@ -26,10 +26,10 @@ from torch import Tensor
 from core.denoisers.denoiser import tempered_logps
 from core.generator import DiffusionGenerator
 from core.oracles.exact import nested_pairs, subsets
+from core.sampling import SAMPLERS, SELECTIONS, SOLVERS
 from core.sampling.prediction import Prediction
-from core.sampling.samplers import SAMPLERS, ancestral, count_matched
-from core.sampling.selection import SELECTIONS, Selection, entropy, low_confidence, margin, random, top1
-from core.sampling.solvers import SOLVERS
+from core.sampling.samplers import ancestral, count_matched
+from core.sampling.selection import Selection, entropy, low_confidence, margin, random, top1
 
 
 def all_completions(tokens: Int[Tensor, " V"], length: int) -> Int[Tensor, "X L"]:

@@ -7,3 +7,11 @@
 
 Imports denoisers and the schedule.
 """
+
+from core.sampling.caches import CACHES, STALE
+from core.sampling.noise import draw_keys
+from core.sampling.samplers import SAMPLERS
+from core.sampling.selection import SELECTIONS
+from core.sampling.solvers import SOLVERS
+
+__all__ = ["CACHES", "SAMPLERS", "SELECTIONS", "SOLVERS", "STALE", "draw_keys"]

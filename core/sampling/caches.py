@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from core.denoisers import CachedDenoiser, Denoiser, KeyValues
 from core.denoisers.attention import bidirectional, block_causal
-from core.denoisers.cached_denoiser import CachedDenoiser, KeyValues
-from core.denoisers.denoiser import Denoiser
 from core.names import check_known
 from core.sampling.context import Context, WholeCanvas
 from core.sampling.samplers import SAMPLERS

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.denoiser import Denoiser, tempered_logps
+from core.denoisers import Denoiser
+from core.denoisers.denoiser import tempered_logps
 from core.masking_strategy import MaskingStrategy
 from core.sampling.context import Context
 from core.sampling.noise import TOKEN, RowNoise

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from core.denoisers import Denoiser
 from core.denoisers.attention import block_causal
-from core.denoisers.denoiser import Denoiser
 
 
 class Context(ABC):

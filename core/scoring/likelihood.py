@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.denoiser import Denoiser
+from core.denoisers import Denoiser
 from core.denoisers.projection import of_targets
 from core.masking_strategy import MaskingStrategy
 from core.scoring.draws import Draws, Noise

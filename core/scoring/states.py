@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from core.denoisers import Denoiser
 from core.denoisers.attention import noisy_and_clean
-from core.denoisers.denoiser import Denoiser
 from core.scoring.draws import Draws
 
 

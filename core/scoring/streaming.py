@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from core.denoisers.denoiser import Denoiser
+from core.denoisers import Denoiser
 
 Evaluate = Callable[[Denoiser, slice], tuple[Tensor, ...]]  # of the states of a group, batch first
 

@@ -21,14 +21,13 @@ from toys import (
 )
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule
-from core.denoisers.denoiser import Denoiser, tempered_logps
+from core.denoisers import Denoiser
+from core.denoisers.denoiser import tempered_logps
 from core.generator import DiffusionGenerator
 from core.masking_strategy import FullMaskingStrategy, uniform
 from core.oracles.exact import conditional_logps, exact_log_likelihood
-from core.sampling.noise import REVEAL, RowNoise, draw_keys
-from core.sampling.samplers import SAMPLERS
-from core.sampling.selection import SELECTIONS
-from core.sampling.solvers import SOLVERS
+from core.sampling import SAMPLERS, SELECTIONS, SOLVERS, draw_keys
+from core.sampling.noise import REVEAL, RowNoise
 from core.trajectory import NEVER, Trajectory
 
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)

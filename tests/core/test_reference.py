@@ -9,10 +9,10 @@ from reference import Pick, by_number, reference
 from toys import VOCABULARY, TableDenoiser, prompts, rng, sampler
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from core.denoisers.denoiser import ModelDenoiser
+from core.denoisers import ModelDenoiser
 from core.generator import DiffusionGenerator
-from core.sampling.noise import RowNoise, draw_keys
-from core.sampling.samplers import SAMPLERS
+from core.sampling import SAMPLERS, draw_keys
+from core.sampling.noise import RowNoise
 from core.trajectory import Trajectory
 
 CPU = torch.device("cpu")

@@ -24,10 +24,10 @@ from toys import (
 )
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule
-from core.denoisers.denoiser import Denoiser, ModelDenoiser
+from core.denoisers import Denoiser, ModelDenoiser
 from core.masking_strategy import DiffusionMaskingStrategy, FullMaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
-from core.sampling.solvers import SOLVERS
+from core.sampling import SOLVERS
 from core.scheduled_sampling import RAMP_SHAPES, STRATEGIES, RollOut, ScheduledSampling, exposure_bias
 from core.scoring import COUPLINGS, Draws, LikelihoodEstimate
 

@@ -7,7 +7,7 @@ import torch
 from toys import MASK, PROMPT, VOCABULARY, TableDenoiser, assert_mean, prompts, rng, sampler, synced
 
 from core.alpha_schedule import SCHEDULES
-from core.denoisers.denoiser import Denoiser
+from core.denoisers import Denoiser
 from core.oracles.exact import conditional_logps
 from core.scoring import COUPLINGS, REPLAYS, Draws, LikelihoodEstimate
 from core.trajectory import Trajectory

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from toys import rng
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.denoiser import EmbeddingDenoiser, ModelDenoiser
+from core.denoisers import EmbeddingDenoiser, ModelDenoiser
 from core.flow.loss import FlowEstimate, FlowMatchingLoss
 from core.flow.path import FlowDraws
 from core.flow.solvers import ODE_SOLVERS

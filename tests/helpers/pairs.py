@@ -1,8 +1,6 @@
 """Every sampler with every rule that it can go with, as options of a generator."""
 
-from core.sampling.samplers import SAMPLERS
-from core.sampling.selection import SELECTIONS
-from core.sampling.solvers import SOLVERS
+from core.sampling import SAMPLERS, SELECTIONS, SOLVERS
 
 EOS = 2
 # Every pair that behaves in its own way: a sampler and its selection rule or solver, where it asks for one.

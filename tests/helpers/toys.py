@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.denoiser import Denoiser
+from core.denoisers import Denoiser
 from core.generator import DiffusionGenerator
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss

@@ -5,7 +5,7 @@ import torch
 from watching import rollout_of
 
 from core.flow import FlowGenerator
-from core.sampling.noise import draw_keys
+from core.sampling import draw_keys
 from trainers.evaluating.evaluation import Evaluator
 from trainers.rollouts import compiled_body, roll_out
 from trainers.settings.objects import build_generator, build_loss, build_masking

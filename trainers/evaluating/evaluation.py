@@ -17,7 +17,7 @@ from transformers import BatchEncoding
 
 from core.alpha_schedule import AlphaSchedule
 from core.masking_strategy import MaskingStrategy
-from core.sampling.noise import draw_keys
+from core.sampling import draw_keys
 from trainers.distributed.randomness import generator_at
 from trainers.evaluating.statistics import Interval, clustered_mean, gain
 from trainers.models.policy import Policy

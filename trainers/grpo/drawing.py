@@ -5,7 +5,7 @@ import time
 from jaxtyping import Int
 from torch import Tensor
 
-from core.denoisers.denoiser import Denoiser
+from core.denoisers import Denoiser
 from core.masking_strategy import MaskingStrategy
 from core.scoring import Draws, Likelihood
 from core.scoring.share import Share

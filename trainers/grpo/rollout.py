@@ -8,9 +8,9 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.denoiser import EmbeddingDenoiser
+from core.denoisers import EmbeddingDenoiser
 from core.masking_strategy import MaskingStrategy
-from core.sampling.noise import draw_keys
+from core.sampling import draw_keys
 from core.scoring.share import Share
 from core.trajectory import Trajectory
 from trainers.grpo.position import Position

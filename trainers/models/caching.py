@@ -13,9 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from core.denoisers import CachedDenoiser, KeyValues, ModelDenoiser
 from core.denoisers.attention import bidirectional
-from core.denoisers.cached_denoiser import CachedDenoiser, KeyValues
-from core.denoisers.denoiser import ModelDenoiser
 
 
 class RuledModelDenoiser(ModelDenoiser):

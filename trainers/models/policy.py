@@ -9,8 +9,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from core.denoisers.denoiser import ModelDenoiser
-from core.denoisers.unpadded import UnpaddedDenoiser
+from core.denoisers import ModelDenoiser, UnpaddedDenoiser
 from trainers.models.caching import CachedModelDenoiser, RuledModelDenoiser
 
 

@@ -1,6 +1,6 @@
 """What a plan derives from the options of a run: blocks, type of products, how often what is done, assumed shares."""
 
-from core.sampling.caches import STALE
+from core.sampling import STALE
 from trainers.benchmarking.steps import FULL, LORA
 from trainers.planning.memory import Setup
 from trainers.planning.models import Model

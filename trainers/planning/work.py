@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from core.denoisers.cached_denoiser import CachedDenoiser, KeyValues
+from core.denoisers import CachedDenoiser, KeyValues
 from core.masking_strategy import sync_masking_with_nelbo
 from core.scoring import Draws, Likelihood
 from core.trajectory import Trajectory

@@ -16,9 +16,7 @@ from transformers import TrainingArguments
 
 from core.alpha_schedule import SCHEDULES
 from core.masking_strategy import MASKING_STRATEGIES
-from core.sampling.samplers import SAMPLERS
-from core.sampling.selection import SELECTIONS
-from core.sampling.solvers import SOLVERS
+from core.sampling import SAMPLERS, SELECTIONS, SOLVERS
 from trainers.settings.likelihood import LikelihoodArguments
 from trainers.settings.options import check_known, only_with, option, require
 from trainers.settings.rollout import RolloutArguments

@@ -4,7 +4,7 @@ from inspect import signature
 from typing import TypedDict, cast
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.denoiser import Denoiser, EmbeddingDenoiser
+from core.denoisers import Denoiser, EmbeddingDenoiser
 from core.flow import FlowGenerator, ReflexFlow
 from core.generator import DiffusionGenerator
 from core.likelihoods import ESTIMATORS

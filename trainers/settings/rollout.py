@@ -4,9 +4,7 @@ asks of the loss."""
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from core.sampling.caches import CACHES, STALE
-from core.sampling.samplers import SAMPLERS
-from core.sampling.selection import SELECTIONS
+from core.sampling import CACHES, SAMPLERS, SELECTIONS, STALE
 from trainers.settings.options import only_with, option, require
 
 

@@ -8,7 +8,7 @@ weights carry a sample from timestep t + k to t, and the result is the training 
 import math
 from dataclasses import dataclass
 
-from core.sampling.solvers import SOLVERS
+from core.sampling import SOLVERS
 from core.scheduled_sampling import RAMP_SHAPES, STRATEGIES
 from trainers.settings.options import only_with, option, require
 

@@ -2,9 +2,8 @@
 
 import torch
 
-from core.denoisers.annealed_denoiser import AnnealedDenoiser
+from core.denoisers import AnnealedDenoiser, Denoiser
 from core.denoisers.attention import annealed
-from core.denoisers.denoiser import Denoiser
 from trainers.models.caching import RULES
 from trainers.models.policy import Policy
 from trainers.settings.options import require

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.denoisers.denoiser import EmbeddingDenoiser
+from core.denoisers import EmbeddingDenoiser
 from core.masking_strategy import MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
 from core.scheduled_sampling import ScheduledSampling

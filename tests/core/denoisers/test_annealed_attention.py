@@ -4,7 +4,7 @@ import pytest
 import torch
 from toys import TableDenoiser, prompts, rng, synced
 
-from core.denoisers.annealed_denoiser import AnnealedDenoiser
+from core.denoisers import AnnealedDenoiser
 from core.denoisers.attention import annealed, bidirectional, without_padding
 
 LENGTH = 40

@@ -8,7 +8,8 @@ from padded import ATTENTION, IDS, MASK_ID, ROWS, VOCABULARY
 from torch import Tensor
 from toys import ConstantDenoiser, TableDenoiser, TinyModel, rng
 
-from core.denoisers.denoiser import ModelDenoiser, tempered_logps
+from core.denoisers import ModelDenoiser
+from core.denoisers.denoiser import tempered_logps
 from core.denoisers.projection import of_targets
 
 

@@ -8,7 +8,7 @@ from padded import ATTENTION, IDS, MASK_ID, ROWS, VOCABULARY
 from torch import Tensor, nn
 from toys import TinyModel, rng
 
-from core.denoisers.denoiser import ModelDenoiser
+from core.denoisers import ModelDenoiser
 
 
 class Layered(nn.Module):

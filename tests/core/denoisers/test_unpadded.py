@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from toys import rng
 
-from core.denoisers.denoiser import ModelDenoiser
-from core.denoisers.unpadded import UnpaddedDenoiser
+from core.denoisers import ModelDenoiser, UnpaddedDenoiser
 
 VOCABULARY, MASK, LENGTH = 11, 10, 7
 

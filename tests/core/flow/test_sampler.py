@@ -22,7 +22,7 @@ from torch import Tensor
 from toys import assert_mean, rng
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.denoiser import EmbeddingDenoiser
+from core.denoisers import EmbeddingDenoiser
 from core.flow.loss import FlowMatchingLoss
 from core.flow.sampler import FlowGenerator
 from core.flow.solvers import ODE_SOLVERS

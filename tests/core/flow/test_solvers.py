@@ -9,7 +9,7 @@ from torch import Tensor
 from toys import assert_mean, rng
 
 from core.flow.solvers import ODE_SOLVERS, carry, moments
-from core.sampling.solvers import SOLVERS
+from core.sampling import SOLVERS
 
 # ---- exponential integration ----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from core.oracles.sampler_law import (
     log_likelihoods,
     state_table,
 )
-from core.sampling.selection import SELECTIONS
+from core.sampling import SELECTIONS
 
 LENGTH, TOKENS = 4, torch.arange(3)
 ALL = all_completions(TOKENS, LENGTH)

@@ -18,8 +18,7 @@ from toys import (
     synced,
 )
 
-from core.sampling.noise import draw_keys
-from core.sampling.samplers import SAMPLERS
+from core.sampling import SAMPLERS, draw_keys
 from core.trajectory import NEVER, Trajectory
 
 LENGTH, ROWS, EOS = 8, 20, 2

@@ -7,13 +7,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toys import MASK, VOCABULARY, TableDenoiser, TinyModel, rng, sampler
 
 import core.sampling.canvas
-from core.denoisers.denoiser import Denoiser, ModelDenoiser
+from core.denoisers import Denoiser, ModelDenoiser
 from core.generator import DiffusionGenerator
+from core.sampling import SAMPLERS, draw_keys
 from core.sampling.canvas import Canvas, HostReader, Transition
 from core.sampling.context import WholeCanvas
-from core.sampling.noise import REVEAL, RowNoise, draw_keys
+from core.sampling.noise import REVEAL, RowNoise
 from core.sampling.prediction import Prediction
-from core.sampling.samplers import SAMPLERS
 from core.trajectory import NEVER
 
 CPU, META = torch.device("cpu"), torch.device("meta")

@@ -5,7 +5,8 @@ import torch
 from toys import chi_square_excess, rng
 
 import core.sampling.noise
-from core.sampling.noise import POSITION, RENOISE, REVEAL, TOKEN, RowNoise, draw_keys, splitmix64
+from core.sampling import draw_keys
+from core.sampling.noise import POSITION, RENOISE, REVEAL, TOKEN, RowNoise, splitmix64
 
 PURPOSES = (TOKEN, REVEAL, POSITION, RENOISE)
 CPU = torch.device("cpu")

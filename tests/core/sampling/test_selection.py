@@ -4,8 +4,8 @@ import pytest
 import torch
 from toys import ConstantDenoiser, assert_mean, prompts, rng, sampler
 
+from core.sampling import SELECTIONS
 from core.sampling.prediction import Prediction
-from core.sampling.selection import SELECTIONS
 
 P = torch.tensor([[0.7, 0.2, 0.1, 0.0], [0.4, 0.4, 0.2, 0.0], [0.25, 0.25, 0.25, 0.25]])
 DRAWN = torch.tensor([2, 0, 3])

@@ -27,8 +27,9 @@ from toys import (
 
 from core.generator import DiffusionGenerator
 from core.masking_strategy import uniform
+from core.sampling import SOLVERS
 from core.sampling.noise import REVEAL, RowNoise
-from core.sampling.solvers import RK4_GROUPS, SOLVERS, Posteriors, ReverseStep, extrapolate
+from core.sampling.solvers import RK4_GROUPS, Posteriors, ReverseStep, extrapolate
 from core.trajectory import Trajectory
 
 every_solver = pytest.mark.parametrize("name", SOLVERS)

@@ -9,9 +9,7 @@ from toys import PROMPT, assert_mean, chi_square_excess, rng, synced
 
 from core.nelbo import SOURCES
 from core.oracles.exact import conditional_logps
-from core.sampling.samplers import SAMPLERS
-from core.sampling.selection import SELECTIONS
-from core.sampling.solvers import SOLVERS
+from core.sampling import SAMPLERS, SELECTIONS, SOLVERS
 from core.trajectory import NEVER, Trajectory
 
 ROLLOUTS = [

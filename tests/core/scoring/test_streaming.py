@@ -8,7 +8,7 @@ from estimating import SELECTIONS, build, draw, rollouts
 from torch import Tensor
 from toys import MASK, VOCABULARY, TinyModel, prompts
 
-from core.denoisers.denoiser import ModelDenoiser
+from core.denoisers import ModelDenoiser
 from core.likelihoods import ESTIMATORS
 from core.scoring import LikelihoodEstimate
 

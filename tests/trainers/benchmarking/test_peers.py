@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core.denoisers.denoiser import ModelDenoiser
+from core.denoisers import ModelDenoiser
 from core.generator import DiffusionGenerator
 from core.masking_strategy import DiffusionMaskingStrategy
 from trainers.benchmarking.contenders import contender

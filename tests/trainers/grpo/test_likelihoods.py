@@ -20,7 +20,8 @@ from watching import (
     take,
 )
 
-from core.denoisers.denoiser import ModelDenoiser, tempered_logps
+from core.denoisers import ModelDenoiser
+from core.denoisers.denoiser import tempered_logps
 from core.likelihoods import ESTIMATORS, MergedReplay
 from core.likelihoods.sandwich import upper_bound
 from core.masking_strategy import FullMaskingStrategy

@@ -6,12 +6,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from core.alpha_schedule import AlphaSchedule
-from core.denoisers.denoiser import Denoiser
+from core.denoisers import Denoiser
 from core.generator import DiffusionGenerator
 from core.masking_strategy import DiffusionMaskingStrategy
-from core.sampling.caches import CACHES, STALE, FinishedBlocks
-from core.sampling.noise import draw_keys
-from core.sampling.samplers import SAMPLERS
+from core.sampling import CACHES, SAMPLERS, STALE, draw_keys
+from core.sampling.caches import FinishedBlocks
 from core.trajectory import Trajectory
 from trainers.models.caching import CachedModelDenoiser
 

@@ -16,7 +16,7 @@ from zoo.standins import STAND_INS, build
 from core.alpha_schedule import AlphaSchedule
 from core.generator import DiffusionGenerator
 from core.masking_strategy import FullMaskingStrategy
-from core.sampling.noise import draw_keys
+from core.sampling import draw_keys
 from core.scoring import Draws
 from trainers.grpo.scoring import Scorer
 from trainers.grpo.states import DRAWS, StoredStates

@@ -13,7 +13,7 @@ from zoo.standins import STAND_INS, load
 
 from core.alpha_schedule import sync_masking_with_nelbo
 from core.denoisers.attention import block_causal
-from core.sampling.noise import draw_keys
+from core.sampling import draw_keys
 from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
 from trainers.models.adapters import lora_config
 from trainers.models.families import FAMILIES, family_of

@@ -9,7 +9,7 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from core.denoisers.denoiser import ModelDenoiser
+from core.denoisers import ModelDenoiser
 from trainers.models.adapters import lora_config
 from trainers.models.loading import load_policy
 from trainers.models.policy import vocabulary_head

@@ -7,7 +7,7 @@ from torch import nn
 
 import trainers.models.loading
 import trainers.settings.model
-from core.denoisers.denoiser import ModelDenoiser
+from core.denoisers import ModelDenoiser
 from core.denoisers.projection import project
 from trainers.models.adapters import lora_config
 from trainers.settings.model import ModelArguments

@@ -14,8 +14,7 @@ from trl import GRPOConfig, SFTConfig
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule
 from core.likelihoods import ESTIMATORS
-from core.sampling.samplers import SAMPLERS
-from core.sampling.solvers import SOLVERS
+from core.sampling import SAMPLERS, SOLVERS
 from core.scheduled_sampling import STRATEGIES, ScheduledSampling
 from trainers.settings.config import CONFIGS as CONFIGS_OF_TRAINERS
 from trainers.settings.config import parse

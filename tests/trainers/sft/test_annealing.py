@@ -6,7 +6,7 @@ import pytest
 import torch
 from resumes import SAVING, assert_resumes_bit_by_bit
 
-from core.denoisers.annealed_denoiser import AnnealedDenoiser
+from core.denoisers import AnnealedDenoiser
 from core.denoisers.attention import annealed
 from trainers.distributed.randomness import generator_at
 from trainers.models.policy import Calling, Policy

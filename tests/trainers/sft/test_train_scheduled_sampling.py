@@ -12,7 +12,7 @@ from watching import look_at
 
 import trainers.exposure
 import trainers.sft.moved_states
-from core.sampling.solvers import SOLVERS
+from core.sampling import SOLVERS
 from core.scheduled_sampling import RollOut
 from core.scoring import by_sign
 from trainers.exposure import rollout_metrics

@@ -8,9 +8,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from core.denoisers import ModelDenoiser, UnpaddedDenoiser
 from core.denoisers.attention import block_causal
-from core.denoisers.denoiser import ModelDenoiser
-from core.denoisers.unpadded import UnpaddedDenoiser
 from trainers.models.caching import RULES
 from trainers.models.policy import Policy, embedding_rows
 

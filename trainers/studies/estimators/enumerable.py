@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from core.denoisers.denoiser import Denoiser, ModelDenoiser
+from core.denoisers import Denoiser, ModelDenoiser
 from core.generator import DiffusionGenerator
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from core.flow import ODE_SOLVERS
 from core.generator import DiffusionGenerator
-from core.sampling.solvers import SOLVERS
+from core.sampling import SOLVERS
 from trainers.evaluating.evaluation import Evaluator
 from trainers.evaluating.statistics import clustered_mean
 from trainers.settings.diffusion import DiffusionArguments

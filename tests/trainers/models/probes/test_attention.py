@@ -9,10 +9,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from watching import REUSED
 from zoo.standins import STAND_INS, load
 
+from core.denoisers import ModelDenoiser, UnpaddedDenoiser
 from core.denoisers.attention import block_causal
-from core.denoisers.denoiser import ModelDenoiser
-from core.denoisers.unpadded import UnpaddedDenoiser
-from core.sampling.noise import draw_keys
+from core.sampling import draw_keys
 from trainers.models.loading import load_policy
 from trainers.rollouts import roll_out
 from trainers.settings.model import ModelArguments

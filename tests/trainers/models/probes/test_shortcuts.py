@@ -6,7 +6,7 @@ from probing import prompts_of
 from transformers import LlamaForCausalLM
 from zoo.standins import load
 
-from core.sampling.noise import draw_keys
+from core.sampling import draw_keys
 from trainers.models.probes.probing import probed
 from trainers.rollouts import roll_out
 from trainers.settings.objects import build_generator, build_masking

@@ -7,7 +7,7 @@ import torch
 from benches import CANVAS, STEPS, endless
 
 from core.alpha_schedule import SCHEDULES
-from core.sampling.solvers import SOLVERS
+from core.sampling import SOLVERS
 from trainers.evaluating.evaluation import Evaluator
 from trainers.evaluating.statistics import clustered_mean
 from trainers.settings.objects import build_synced
