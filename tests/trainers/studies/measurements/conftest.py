@@ -7,13 +7,13 @@ from benches import CANVAS, DRAWS, STEPS
 
 from trainers.settings.sft import DiffusionSFTConfig
 from trainers.studies.measurements.bench import Bench
-from trainers.tasks import gsm8k
+from trainers.tasks.verdicts import Verdict
 
 
 def verify(completion, answer):
     """Something that random text gets right now and then."""
     ok = len(completion) % 2 == 0
-    return gsm8k.Verdict(strict=ok, lenient=ok)
+    return Verdict(strict=ok, lenient=ok)
 
 
 @pytest.fixture
