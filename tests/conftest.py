@@ -1,6 +1,10 @@
 """Shapes and types of core are checked at every call a test makes, trainers' calls included. Slow tests are marked."""
 
 import gc
+import os
+
+# before anything reads it: no hub, no loading bars (what `trainers.commands.quiet_libraries` does for a command)
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 import pytest
 from jaxtyping import install_import_hook

@@ -1,9 +1,5 @@
 """A denoiser of a few thousand weights, its tokenizer, problems, and trainers on them."""
 
-import os
-
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, dynamic_module_utils
