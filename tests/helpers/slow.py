@@ -5,6 +5,7 @@ test with parameters, those in ``fast`` stay in `make test`, so that every theor
 """
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 KILLS = "kills runs and resumes them"
 PROCESSES = "starts several processes"
@@ -16,7 +17,7 @@ MATRIX = "every combination of options"
 
 @dataclass(frozen=True)
 class Slow:
-    """Why a test is slow, and which of its parameters (pytest's ids) stay in `make test`."""
+    """Why a test is slow, and which of its parameters (pytest's ids, * for anything) stay in `make test`."""
 
     reason: str
     fast: tuple[str, ...] = field(default=())
@@ -124,6 +125,19 @@ SLOW = {
     "trainers/planning/test_memory.py::test_activations_are_within_a_fifth": Slow(
         MATRIX, ("full-False-4-False", "lora-True-2-False")
     ),
+    "core/test_reference.py::test_a_toys_completion_does_not_depend_on_its_batch_mates": Slow(MATRIX, ("*-2-2",)),
+    "trainers/grpo/test_rollout_caches.py::test_a_cache_that_is_always_fresh_is_exact": Slow(
+        MATRIX, ("*-None-padded",)
+    ),
+    "trainers/grpo/test_rollout_caches.py::test_finished_blocks_give_the_uncached_rollout": Slow(
+        MATRIX, ("*-None-padded",)
+    ),
+    "trainers/saving/test_model_card.py::test_code_of_the_card_writes_what_the_sampler_writes": Slow(
+        FAMILIES, ("llada-*", "dream-*", "sdar-*", "llama-*")
+    ),
+    "scripts/test_startup.py::test_a_typo_is_refused_before_anything_heavy_is_imported": Slow(
+        MATRIX, ("*-train", "wrong key-*")
+    ),
     # --- the sandbox and other limits that are waited for
     "trainers/tasks/code/sandbox/test_bounds.py": Slow(ATTACKS),
     "trainers/tasks/code/sandbox/test_walls.py": Slow(ATTACKS),
@@ -137,4 +151,6 @@ def reason(nodeid: str) -> str | None:
     name = nodeid.removeprefix("tests/")
     test, _, parameters = name.partition("[")
     row = SLOW.get(test.partition("::")[0]) or SLOW.get(test)
-    return None if row is None or parameters.removesuffix("]") in row.fast else row.reason
+    if row is None or any(fnmatchcase(parameters.removesuffix("]"), pattern) for pattern in row.fast):
+        return None
+    return row.reason
