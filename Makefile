@@ -36,14 +36,15 @@ smollm2: setup
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # Every theorem. What is slow for a reason (tests/helpers/slow.py) is in test-slow; test-all is both.
+# SHAPES=all also checks the shapes of core in the tests of trainers: see tests/conftest.py.
 test: setup
 	$(PYTEST) -m "not slow" $(ARGS)
 
 test-slow: setup
-	$(PYTEST) -m slow $(ARGS)
+	SHAPES=all $(PYTEST) -m slow $(ARGS)
 
 test-all: setup
-	$(PYTEST) $(ARGS)
+	SHAPES=all $(PYTEST) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,4 +1,6 @@
-"""Shapes and types of core are checked at every call a test makes, trainers' calls included. Slow tests are marked."""
+"""Shapes and types of core are checked at every call that a test of core makes; with SHAPES=all, as in CI, at every
+call of any test, which takes the tests of trainers half as long again. Slow tests are marked.
+"""
 
 import gc
 import os
@@ -7,10 +9,19 @@ import os
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 import pytest
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
+from paths import REPO
 from slow import reason
 
+CORE = REPO / "tests" / "core"
+
 install_import_hook("core", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def checked_shapes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_core = request.path.is_relative_to(CORE)
+    monkeypatch.setattr(config, "jaxtyping_disable", not of_core and os.environ.get("SHAPES") != "all")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -24,10 +24,9 @@ FLOORS = [
     ("trainers.models", "trainers.faults"),
     ("trainers.distributed", "trainers.commands"),
     ("trainers.saving",),
-    ("trainers.benchmarking",),
-    ("trainers.memory_budget",),
-    ("trainers.evaluating", "trainers.rewarding", "trainers.sft"),
-    ("trainers.grpo", "trainers.dpo", "trainers.reporting", "trainers.task_loading"),
+    ("trainers.evaluating", "trainers.rewarding", "trainers.benchmarking"),
+    ("trainers.memory_budget", "trainers.reporting", "trainers.task_loading"),
+    ("trainers.grpo", "trainers.sft", "trainers.dpo"),
     ("trainers.experiment",),
     ("trainers.studies", "trainers.planning"),
 ]
