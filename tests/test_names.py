@@ -9,6 +9,7 @@ from floors import FLOORS, modules
 from paths import REPO
 
 FILE = re.compile(r"(?<![\w./-])((?:core|trainers|tests|scripts|configs|docs)/[\w./-]*[\w-])(?![\w*{<])")
+BARE = re.compile(r"`(test_\w+\.py)`")  # a test's file, beside a word on where it is
 MODULE = re.compile(r"`((?:core|trainers)\.[\w.]*\w)`")
 ENDINGS = ("", ".py")
 PLACEHOLDERS = ("configs/x", "configs/x.yaml")  # of usage lines
@@ -25,6 +26,11 @@ def missing_files(text: str) -> list[str]:
     return sorted(name for name in named if not any((REPO / (name + ending)).exists() for ending in ENDINGS))
 
 
+def missing_tests(text: str) -> list[str]:
+    there = {path.name for path in (REPO / "tests").rglob("test_*.py")}
+    return sorted(set(BARE.findall(text)) - there)
+
+
 def missing_modules(text: str) -> list[str]:
     """Dotted names that are neither a module nor, in their last part, a name that a module has."""
     known = modules(REPO)
@@ -36,7 +42,7 @@ def missing_modules(text: str) -> list[str]:
     return sorted({name for name in MODULE.findall(text) if not there(name)})
 
 
-@pytest.mark.parametrize("missing", [missing_files, missing_modules])
+@pytest.mark.parametrize("missing", [missing_files, missing_modules, missing_tests])
 def test_named_files_and_modules_are_there(missing):
     found = {str(path.relative_to(REPO)): missing(path.read_text(encoding="utf-8")) for path in texts()}
     assert {path: names for path, names in found.items() if names} == {}
