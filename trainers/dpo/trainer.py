@@ -96,7 +96,7 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
         if args.disable_dropout:
             disable_dropout(policy.model)
         reference = frozen_copy(policy, kwargs.get("peft_config"))
-        checkpoint_activations(policy, args)  # pyright: ignore[reportArgumentType]  it takes any trainer's options
+        checkpoint_activations(policy, args)
         super().__init__(
             model=policy.model,
             ref_model=reference,

@@ -178,9 +178,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
             size = self.args.per_device_train_batch_size
             output[OLD] = self.token_weights.old_logps(self.model, output, self._stored, size)
         if self.args.advantage_weighting == "wd1":
-            group = self.num_generations if self.model.training else self.num_generations_eval
-            assert group is not None
-            told = output["advantages"], self.unscored, group, self.args.wd1_psi, self.share
+            told = output["advantages"], self.unscored, self.group_size, self.args.wd1_psi, self.share
             output["advantages"] = wd1_weights(*told)
         output |= self._stored.to_dict()
         self._stored = None

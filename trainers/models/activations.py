@@ -1,14 +1,13 @@
 """Activation checkpointing (Chen et al. 2016, 1604.06174) for models of every family."""
 
-from transformers import PreTrainedModel
-from trl import GRPOConfig, SFTConfig
+from transformers import PreTrainedModel, TrainingArguments
 
 from trainers.models.families import FAMILIES
 from trainers.models.policy import Policy
 from trainers.settings.options import refusal
 
 
-def checkpoint_activations(policy: Policy, args: GRPOConfig | SFTConfig) -> None:
+def checkpoint_activations(policy: Policy, args: TrainingArguments) -> None:
     """Prepare a policy for `training.gradient_checkpointing`, before TRL sees it.
 
     transformers' own switch is left to the trainer. A family that keeps a switch of its own is switched here, and the

@@ -110,9 +110,14 @@ class FaultTolerantRewards(TrainerBehind):
             return (
                 known  # there TRL takes mean and deviation of each reward over its known values, and NaN as the mean
             )
-        groups = self.num_generations if self.model.training else self.num_generations_eval
-        assert groups is not None  # TRL takes the one of training where the other is unset
-        return neutral(known, failed, groups)
+        return neutral(known, failed, self.group_size)
+
+    @property
+    def group_size(self) -> int:
+        """G completions of one prompt, now: evaluation may have a number of its own."""
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        assert size is not None  # TRL takes the one of training where the other is unset
+        return size
 
     def _failed(self, rewards: Tensor, size: int) -> Tensor:
         """Which values of the global batch are unknown, on every process alike, (B, N); logs their shares."""
