@@ -75,7 +75,20 @@ SLOW = {
     "trainers/evaluating/test_evaluate_script.py::test_two_processes_share_the_work_and_give_the_record_of_one": Slow(
         PROCESSES
     ),
+    "trainers/dpo/test_preferences.py::test_two_processes_make_the_pairs_of_one": Slow(PROCESSES),
+    "trainers/distributed/test_streamed_ddp.py::test_streamed_gradient_of_two_processes_is_that_of_one": Slow(
+        PROCESSES, ("(3, 3)-*",)
+    ),
+    "trainers/settings/test_launching.py::test_accelerate_leaves_these_signs": Slow(PROCESSES),
+    "trainers/tasks/countdown/test_generator.py::test_generation_is_independent_of_the_hash_seed": Slow(PROCESSES),
+    "trainers/tasks/word_problems/test_generator.py::test_generation_is_independent_of_the_hash_seed": Slow(PROCESSES),
     # --- whole trainings
+    "trainers/sft/test_train_scheduled_sampling.py::test_switched_off_every_way_leaves_sft_bit_by_bit_as_without": (
+        Slow(TRAINS)
+    ),
+    "trainers/sft/test_train_flow_matching.py::test_equal_seeds_give_equal_weights_and_other_seeds_other_ones": Slow(
+        TRAINS
+    ),
     "scripts/test_scripts.py": Slow(TRAINS),
     "scripts/test_export.py": Slow(TRAINS),
     "trainers/rewarding/test_hacking.py::test_a_run_that_hacks_its_reward_is_flagged_in_report_and_picture": Slow(
@@ -138,6 +151,8 @@ SLOW = {
     "scripts/test_startup.py::test_a_typo_is_refused_before_anything_heavy_is_imported": Slow(
         MATRIX, ("*-train", "wrong key-*")
     ),
+    "trainers/evaluating/test_evaluate_script.py::"
+    "test_other_settings_are_refused_in_one_line_and_before_any_work": Slow(MATRIX, ("options0-*", "options1-*")),
     # --- the sandbox and other limits that are waited for
     "trainers/tasks/code/sandbox/test_bounds.py": Slow(ATTACKS),
     "trainers/tasks/code/sandbox/test_walls.py": Slow(ATTACKS),
