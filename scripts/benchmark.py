@@ -122,7 +122,7 @@ def startup_options() -> OptionParser:
     parser.add_argument("--commands", nargs="+", default=["train", "evaluate", "generate", "plan"], help="of scripts/")
     parser.add_argument("--root", default=Path(__file__).parents[1], type=Path, help="of another checkout, to compare")
     parser.add_argument("--repeats", default=5, type=whole, help="timed runs of each, by turns")
-    parser.add_argument("--output", default=None, type=Path, help="also write benchmark.md and results.json there")
+    parser.add_argument("--output", default=None, type=Path, help="also write results.json there")
     return parser
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from trainers.commands import OptionParser, at_least, main_or_one_line
+from trainers.commands import OptionParser, at_least, main_or_one_line, make_folder
 from trainers.settings.options import ConfigError
 from trainers.settings.parser import read
 
@@ -82,10 +82,7 @@ def main(argv: list[str]) -> None:
     budget = find_budget(wanted)
     given = Given(chosen.peak_flops, chosen.bandwidth, chosen.memory, chosen.link, chosen.network)
     if chosen.json is not None:
-        try:
-            chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"--json {chosen.json}: {error}") from error
+        make_folder("--json", chosen.json, chosen.json.parent)
     asked = asked_for(gpus, given)
     config = read_config(path, overrides, asked.count)
     model = find_model(name, config.model)

@@ -5,16 +5,17 @@ call of any test, which takes the tests of trainers half as long again. Slow tes
 import gc
 import os
 
-# before anything reads it: no hub, no loading bars (what `trainers.commands.quiet_libraries` does for a command)
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-
 import pytest
 from jaxtyping import config, install_import_hook
 from paths import REPO
 from slow import reason
 
+from trainers.commands import quiet_libraries
+
 CORE = REPO / "tests" / "core"
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+quiet_libraries()
 install_import_hook("core", "beartype.beartype")
 
 

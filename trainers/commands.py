@@ -48,9 +48,26 @@ class OptionParser(argparse.ArgumentParser):
         self.add_argument("--split", default="test", choices=("train", "validation", "test"))
         self.add_argument("--json", type=Path, default=None, help="also write the numbers to this file")
         options, rest = self.parse_beside_config(argv)
-        if options.json:  # fails now rather than after the work
-            options.json.parent.mkdir(parents=True, exist_ok=True)
+        if options.json:
+            make_folder("--json", options.json, options.json.parent)
         return options, rest
+
+
+def make_folder(option: str, path: Path, folder: Path) -> None:
+    """Make the folder that a result is to go to, before the work: one that cannot be made fails now.
+
+    Args:
+        option: that asks for it.
+        path: what it was given.
+        folder: to be made.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: {error}") from error
 
 
 def at_least(least: int, text: str) -> int:

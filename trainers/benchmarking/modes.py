@@ -22,6 +22,7 @@ from trainers.benchmarking.shapes import SHAPES, random_policy, saved_policy
 from trainers.benchmarking.startup import startup
 from trainers.benchmarking.steps import measure_step
 from trainers.benchmarking.tables import Row, console_table, machine, write
+from trainers.commands import make_folder
 from trainers.models.policy import Policy
 from trainers.models.tiny import build_tokenizer
 from trainers.saving.environment import environment
@@ -29,15 +30,11 @@ from trainers.settings.options import ConfigError
 
 
 def prepare(chosen: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
-    """Where and in what it runs; threads are set, and a folder that cannot be written fails now rather than after the
-    work."""
+    """Where and in what it runs; threads are set, and the folder for the results is made."""
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     if chosen.output is not None:
-        try:
-            chosen.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"--output {chosen.output}: {error}") from error
+        make_folder("--output", chosen.output, chosen.output)
     cuda = torch.cuda.is_available()
     if chosen.device == "cuda" and not cuda:
         raise ConfigError("--device cuda: expected cpu, this machine has no CUDA device")

@@ -13,6 +13,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from trainers.commands import make_folder
+
 CONFIG = "configs/trajectory_nelbo_gsm8k.yaml"
 # what is asked -> the words behind the script, in which {config} is a config that is there
 ASKED = {
@@ -26,6 +28,8 @@ BEFORE = {"plan": ["tiny", "1xcpu", "1h"]}
 
 def startup(chosen: argparse.Namespace) -> None:
     """Time each command with each question, by turns, in new processes; print a table."""
+    if chosen.output is not None:
+        make_folder("--output", chosen.output, chosen.output)
     cases = [(command, asked) for command in chosen.commands for asked in ASKED]
     seconds: dict[tuple[str, str], list[float]] = {case: [] for case in cases}
     for _ in range(chosen.repeats):
@@ -38,7 +42,6 @@ def startup(chosen: argparse.Namespace) -> None:
         table.add_row(command, *(_shown(seconds[command, asked]) for asked in ASKED))
     Console().print(table)
     if chosen.output is not None:
-        chosen.output.mkdir(parents=True, exist_ok=True)
         rows = [{"command": c, "asked": a, "seconds": found} for (c, a), found in seconds.items()]
         (chosen.output / "results.json").write_text(json.dumps({"rows": rows}, indent=2))
 

@@ -100,7 +100,7 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
 
     # Options of transformers with another default. None resolves to False, without the deprecation warning of False.
     gradient_checkpointing: bool | None = option("training", None, "Trade compute for memory; off unless asked for.")
-    # this order of the union is the one HfArgumentParser can read
+    # in this order of the union a text is one value, see `trainers.settings.values`
     report_to: None | str | list[str] = option(  # noqa: RUF036
         "training", "tensorboard", "Where metrics go: tensorboard, wandb, ..., all or none."
     )
