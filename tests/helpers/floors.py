@@ -29,6 +29,7 @@ FLOORS = [
     ("trainers.grpo", "trainers.sft", "trainers.dpo"),
     ("trainers.experiment",),
     ("trainers.studies", "trainers.planning"),
+    ("trainers.doctor",),
 ]
 
 

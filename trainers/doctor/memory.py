@@ -1,0 +1,49 @@
+"""What training will take on the accelerators that the user has, by the arithmetic of scripts/plan.py."""
+
+from collections.abc import Iterator
+
+from trainers.benchmarking.steps import FULL, LORA
+from trainers.doctor.findings import NOT_RUN, NOTE, OK, Finding
+from trainers.doctor.patient import Patient
+from trainers.models.loading import EMBEDDED
+from trainers.planning.budgets import find_budget
+from trainers.planning.derived import compute_dtype
+from trainers.planning.machines import Given, asked_for, find_machines
+from trainers.planning.models import find_model
+from trainers.planning.plan import make_plan
+from trainers.planning.settings import find_lengths, read_config
+from trainers.planning.ways import choose
+from trainers.settings.options import ConfigError
+
+NOTHING_GIVEN = Given(None, None, None, None, None)
+PER_NODE = 8
+
+
+def memory(patient: Patient, gpus: str) -> Iterator[Finding]:
+    """GB of each accelerator for GRPO at the default lengths, all weights trained and with an adapter.
+
+    Args:
+        patient: the checkpoint.
+        gpus: COUNTxKIND, as scripts/plan.py takes it.
+    """
+    try:
+        yield planned(patient, gpus)
+    except ConfigError as error:  # a model whose matrices the cost model does not know
+        yield Finding("memory", NOT_RUN, str(error))
+
+
+def planned(patient: Patient, gpus: str) -> Finding:
+    """The smallest way that fits, of all weights trained and of an adapter."""
+    place = str(EMBEDDED[patient.name]()) if patient.name in EMBEDDED else patient.name
+    asked = asked_for(gpus, NOTHING_GIVEN)
+    config = read_config(None, ["--model.name_or_path", patient.name, "--model.dtype", "bfloat16"], asked.count)
+    dtype, _ = compute_dtype(config, asked.cpu)
+    machines = find_machines(asked, NOTHING_GIVEN, PER_NODE, dtype)
+    lengths, _ = find_lengths(config, patient.name, None, None, measured=False)
+    plan = make_plan(config, find_model(place, config.model), machines, find_budget("1steps"), lengths, None, None)
+    parts, fits = [], False
+    for trained in (FULL, LORA):
+        way = choose(plan.ways, trained)
+        parts.append(f"{trained} {way.memory.peak / 1e9:.2g} GB by {way.strategy}{'' if way.fits else ', too much'}")
+        fits |= way.fits
+    return Finding("memory", OK if fits else NOTE, f"{gpus}, bfloat16, default lengths: {'; '.join(parts)}")
