@@ -169,5 +169,5 @@ def test_code_that_does_not_run_here_is_one_line(stand_in, tmp_path):
     for file in directory.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "modeling_llada.py").write_text("import nothing_that_is_installed\n")
-    with pytest.raises(ConfigError, match=r"cannot be loaded.*nothing_that_is_installed"):
+    with pytest.raises(ConfigError, match=r"its own code cannot be imported.*nothing_that_is_installed"):
         load("llada", tmp_path)
