@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 from running import SMALL, fork
-from transformers import PretrainedConfig
+from transformers import CONFIG_MAPPING, PretrainedConfig
 from watching import digit_reward
 from zoo.standins import STAND_INS, load
 
@@ -67,6 +67,7 @@ def test_every_family_has_a_stand_in():
         ("ModernBertForMaskedLM", "masked_lm"),
         ("LlamaForSequenceClassification", None),
         ("LlamaModel", None),
+        ("RND1LM", None),
     ],
 )
 def test_an_architecture_belongs_to_one_family_or_to_none(architecture, family):
@@ -76,6 +77,22 @@ def test_an_architecture_belongs_to_one_family_or_to_none(architecture, family):
             family_of(config)
     else:
         assert family_of(config) == (family, FAMILIES[family])
+
+
+@pytest.mark.parametrize(
+    "architecture, reason",
+    [("Fast_dLLM_QwenForCausalLM", "blocks of its own and its logits are shifted"), ("BD3LM", "side by side")],
+)
+def test_an_architecture_that_no_denoiser_can_run_is_refused_with_its_reason(architecture, reason):
+    with pytest.raises(ValueError, match=f"{architecture} is not supported: .*{reason}"):
+        family_of(PretrainedConfig(architectures=[architecture]))
+
+
+def test_files_that_name_the_same_type_of_model_are_kept_apart(stand_in):
+    """LLaDA's makes itself known as the config of every llada, which LLaDA-MoE calls itself too."""
+    for name in ("llada", "llada_moe", "llada"):
+        assert load(name, stand_in(name)[0]).family == name
+    assert "llada" not in CONFIG_MAPPING
 
 
 @every_stand_in

@@ -100,7 +100,11 @@ class LLaDAModelLM(PreTrainedModel):
         return True
 
     def prepare_inputs_for_generation(self, input_ids, past_key_values=None, **kwargs):
-        return {"input_ids": input_ids, "past_key_values": past_key_values, "use_cache": kwargs.pop("use_cache", False)}
+        return {
+            "input_ids": input_ids,
+            "past_key_values": past_key_values,
+            "use_cache": kwargs.pop("use_cache", False),
+        }
 
     def get_input_embeddings(self):
         return self.model.transformer.wte
