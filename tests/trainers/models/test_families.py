@@ -175,6 +175,24 @@ def test_the_scripts_train_evaluate_and_continue_a_checkpoint_that_brings_its_co
     assert "Tom has 3 pens." in fork("generate.py", *trained, "--prompt", "Tom has 3 pens.", cwd=tmp_path)
 
 
+@pytest.mark.parametrize(
+    "script, cache, said",
+    [("train.py", "exact", 1), ("evaluate.py", "exact", 1), ("generate.py", "exact", 1), ("generate.py", "off", 0)],
+)
+def test_a_model_of_blocks_without_a_cache_is_told_of_wherever_it_is_run(edited, tmp_path, script, cache, said):
+    """As LLaDA2's file was, which asked for what a cache did not have."""
+    directory = edited(
+        "llada2", "modeling_llada2_moe.py", "past_key_values.update(k, v, number, {})", "past_key_values.gone"
+    )
+    blocks = {"steps": 6, "max_completion_length": 21, "block_length": 7, "cache": cache}
+    model = {"name_or_path": str(directory), **STAND_INS["llada2"].arguments}
+    document = {"trainer": "sft", **SMALL, "model": model, "generation": blocks}
+    document["training"] = SMALL["training"] | {"output_dir": "out", "save_strategy": "no"}
+    (tmp_path / "config.yaml").write_text(json.dumps(document))
+    told = fork(script, "config.yaml", cwd=tmp_path)
+    assert told.count("generation.cache=exact: LLaDA2MoeModelLM stores no keys and values") == said
+
+
 def test_code_is_run_only_if_the_user_says_so(stand_in):
     directory, _ = stand_in("llada")
     with pytest.raises(ConfigError, match=r"model\.trust_remote_code=False: .* brings code of its own along"):
