@@ -4,6 +4,7 @@ import pytest
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from trainers.models.policy import Policy
+from trainers.models.probes.looking import Examiner
 from trainers.models.probes.probing import probed
 from trainers.settings.model import ModelArguments
 from trainers.settings.options import ConfigError
@@ -12,7 +13,7 @@ from trainers.settings.options import ConfigError
 def refused(policy: Policy, *parts: str) -> None:
     """The probes say all of this."""
     with pytest.raises(ConfigError) as error:
-        probed(policy, "this one")
+        probed(policy, Examiner("this one"))
     assert all(part in str(error.value) for part in ("'this one'", *parts)), str(error.value)
 
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from trainers.doctor.findings import FAULT, Finding, one_line
-from trainers.doctor.identity import identity, special_tokens
+from trainers.doctor.identity import identity, probes, special_tokens
 from trainers.doctor.memory import memory
 from trainers.doctor.own_texts import own_texts
 from trainers.doctor.patient import Patient
+from trainers.doctor.remembering import caches
 from trainers.doctor.training import train
-from trainers.doctor.ways import caches, train_mode
 
 Check = Callable[[Patient], Iterator[Finding]]
 
@@ -25,7 +25,7 @@ def examine(patient: Patient, gpus: str, trains: bool) -> Iterator[Finding]:
     checks: dict[str, Check] = {
         "identity": identity,
         "special tokens": special_tokens,
-        "train mode": train_mode,
+        "probes": probes,
         "caches": caches,
         "own text": own_texts,
         "memory": partial(memory, gpus=gpus),

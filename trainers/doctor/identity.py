@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from trainers.doctor.findings import NOTE, OK, Finding
+from trainers.doctor.findings import NOT_RUN, NOTE, OK, Finding
 from trainers.doctor.patient import Patient
 from trainers.models.policy import Policy, embedding_rows
 
@@ -19,6 +19,14 @@ def identity(patient: Patient) -> Iterator[Finding]:
     yield Finding("family", OK, f"{policy.family}: {nature(policy)}")
     yield Finding("attention kernel", OK, str(policy.kernel))
     yield called(policy)
+
+
+def probes(patient: Patient) -> Iterator[Finding]:
+    """What the probes of the loaded model measured, each number with the limit that it was held against."""
+    if not patient.margins:
+        yield Finding("probes", NOT_RUN, "model.probe=false")
+    for margin in patient.margins:
+        yield Finding("probe", OK, str(margin))
 
 
 def nature(policy: Policy) -> str:

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from core.trajectory import Trajectory
 from trainers.distributed.randomness import generator_at
 from trainers.models.loading import load_policy
 from trainers.models.policy import Policy
+from trainers.models.probes.looking import Examiner, Margin
+from trainers.models.probes.probing import probed
 from trainers.rollouts import padded
 from trainers.settings.config import ExperimentConfig, parse
 from trainers.settings.model import ModelArguments
@@ -52,12 +54,14 @@ class Patient:
         name: as the user gave it.
         arguments: the model section that it was loaded with.
         policy: what it was loaded as.
+        margins: what the probes measured, see `trainers.models.probes`; empty with model.probe=false.
         words: the user's options, as on a command line.
     """
 
     name: str
     arguments: ModelArguments
     policy: Policy
+    margins: tuple[Margin, ...]
     words: tuple[str, ...]
 
     @property
@@ -135,4 +139,8 @@ def admit(name: str, words: tuple[str, ...]) -> Patient:
         block_length = read([path, *words]).values.get("block_length")
     with written(name, block_length, "sft", {}) as path:
         arguments = parse([path, *words]).model
-    return Patient(name, arguments, load_policy(arguments, block_length=block_length), words)
+    examiner = Examiner(name)
+    policy = load_policy(replace(arguments, probe=False), block_length=block_length)
+    if arguments.probe:
+        policy = probed(policy, examiner)
+    return Patient(name, arguments, policy, tuple(examiner.margins.values()), words)

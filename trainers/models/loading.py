@@ -30,6 +30,7 @@ from trainers.models.adapters import Adapter, read_adapter
 from trainers.models.caching import RULES
 from trainers.models.families import AUTOREGRESSIVE, FAMILIES, MASKED_LM, SETTLED, Nature, family_of, nature_of
 from trainers.models.policy import Policy
+from trainers.models.probes.looking import Examiner
 from trainers.models.probes.probing import probed
 from trainers.models.special_tokens import complete_tokenizer, name_mask_token
 from trainers.models.tiny import TINY, TINY_ASSETS, build_tiny, build_tokenizer
@@ -100,7 +101,7 @@ def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_len
         family=loaded.family,
         name="" if arguments.from_scratch else base.model_name_or_path,
     )
-    return probed(policy, name) if arguments.probe else policy
+    return probed(policy, Examiner(name)) if arguments.probe else policy
 
 
 # ---- loading -----------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import MethodType
 
 import pytest
 import torch
@@ -11,14 +10,14 @@ from running import fork
 from zoo.standins import STAND_INS, load
 
 from trainers.doctor import memory as memory_check
-from trainers.doctor import ways
+from trainers.doctor import remembering
 from trainers.doctor.examination import examine, to_start_from
 from trainers.doctor.findings import FAULT, NOT_RUN, NOTE, OK, Finding, fit, table
 from trainers.doctor.identity import called, special_tokens
 from trainers.doctor.own_texts import own_texts
 from trainers.doctor.patient import Patient, admit
+from trainers.doctor.remembering import caches
 from trainers.doctor.training import reload, sft
-from trainers.doctor.ways import caches, train_mode
 from trainers.settings.config import parse
 from trainers.settings.options import ConfigError
 
@@ -50,7 +49,7 @@ def test_a_fit_checkpoint_is_fit_and_the_lines_it_ends_with_are_a_config(patient
     assert fit(findings), [finding for finding in findings if finding.outcome == FAULT]
     found = outcomes(findings)
     trained = {"SFT, 3 steps", "save and reload", "GRPO, 3 steps"}
-    assert {"model", "family", "special tokens", "train mode", *trained} <= found.keys()
+    assert {"model", "family", "special tokens", "probe", *trained} <= found.keys()
     assert all(found[check] == OK for check in trained)
 
     lines = yaml.safe_load(to_start_from(patient(name)))
@@ -71,17 +70,6 @@ def test_what_cannot_be_loaded_is_a_finding_and_an_exit_status(stand_in, tmp_pat
         fork("doctor.py", tmp_path, "--json", tmp_path / "out" / "found.json", cwd=tmp_path)
     found = json.loads((tmp_path / "out" / "found.json").read_text())
     assert found["fit"] is False and [one["check"] for one in found["findings"]] == ["loads"]
-
-
-def test_a_forward_that_is_another_function_in_train_mode_is_a_fault(patient):
-    ill = patient("llama")
-    own = ill.policy.model.model.norm.forward
-
-    def louder(self, hidden):
-        return own(hidden) * (2.0 if self.training else 1.0)
-
-    ill.policy.model.model.norm.forward = MethodType(louder, ill.policy.model.model.norm)
-    assert outcomes(train_mode(ill)) == {"train mode": FAULT}
 
 
 @pytest.mark.parametrize(
@@ -174,10 +162,10 @@ def test_a_check_that_fails_is_a_finding_and_the_next_ones_are_made(patient, mon
     def broken(*arguments, **options):
         raise RuntimeError("a mistake of\nthe model's code")
 
-    monkeypatch.setattr(ways, "same", broken)
-    found = {finding.check: finding for finding in examine(patient("llama"), "8xH100", trains=False)}
-    assert found["train mode"] == Finding("train mode", FAULT, "RuntimeError: a mistake of the model's code")
-    assert found["memory"].outcome == OK
+    monkeypatch.setattr(remembering, "agreement", broken)
+    found = {finding.check: finding for finding in examine(patient("sdar"), "8xH100", trains=False)}
+    assert found["caches"] == Finding("caches", FAULT, "RuntimeError: a mistake of the model's code")
+    assert "memory" in found
 
 
 def test_spare_rows_and_detours_are_notes(patient):

@@ -1,5 +1,6 @@
 """Attention as a model does it: what padding changes, whether later tokens are seen, whether blocks are kept apart."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -13,12 +14,13 @@ from trainers.models.probes.looking import (
     LENGTH,
     PADDING,
     REFUSALS,
-    Refuse,
+    Examiner,
     far_length,
+    gap,
+    little,
     logits_from,
     moved,
     rules,
-    same,
     sequence,
 )
 from trainers.models.remote_code import failure, own_frame
@@ -28,11 +30,18 @@ from trainers.models.remote_code import failure, own_frame
 UNSEEN = 0.05
 
 
-def find_padding(policy: Policy, refuse: Refuse) -> Calling:
+def share(part: float, whole: float) -> float:
+    """A part of a whole; nothing of nothing is 0, and what is broken (NaN) is on the good side of no limit."""
+    if whole == 0:
+        return 0.0 if part == 0 else math.inf
+    return part / whole
+
+
+def find_padding(policy: Policy, examiner: Examiner) -> Calling:
     """The plainest way to call the model in which padding on the left changes nothing."""
     for calling in _forms(policy):
         try:
-            if _hides_padding(replace(policy, calling=calling)):
+            if _hides_padding(replace(policy, calling=calling), examiner):
                 return calling
         except REFUSALS:
             continue  # not a form that this model takes
@@ -40,7 +49,7 @@ def find_padding(policy: Policy, refuse: Refuse) -> Calling:
     try:
         logits_from(replace(policy, calling=plain).denoiser(), sequence(policy, LENGTH), None)
     except Exception as error:
-        refuse(f"one forward of {LENGTH} tokens without padding fails: {_told(policy, error)}", runs=False)
+        examiner.refuse(f"one forward of {LENGTH} tokens without padding fails: {_told(policy, error)}", runs=False)
     return plain
 
 
@@ -57,7 +66,7 @@ def _forms(policy: Policy) -> Iterator[Calling]:
             yield Calling(padding, rule, counts_padding)
 
 
-def _hides_padding(policy: Policy) -> bool:
+def _hides_padding(policy: Policy, examiner: Examiner) -> bool:
     """Whether padding on the left changes nothing, where the model is called as the policy says."""
     denoiser, alone = policy.denoiser(), sequence(policy, LENGTH)
     mask = torch.ones(1, PADDING + LENGTH, dtype=torch.int64, device=alone.device)
@@ -66,25 +75,28 @@ def _hides_padding(policy: Policy) -> bool:
     expected = logits_from(denoiser, alone, None)
     found, changed = (logits_from(denoiser, ids, mask, PADDING + 1) for ids in padded)
     own, other = (logits_from(denoiser, ids, torch.ones_like(mask), PADDING + 1) for ids in padded)
-    return moved(found, changed) <= UNSEEN * moved(own, other) and same(policy, expected, found)
+    hidden = examiner.measured(
+        "padding, of what it changes unmasked:", share(moved(found, changed), moved(own, other)), UNSEEN
+    )
+    return examiner.measured("padded against alone:", gap(expected, found), little(policy)) and hidden
 
 
-def check_bidirectional(policy: Policy, refuse: Refuse) -> None:
+def check_bidirectional(policy: Policy, examiner: Examiner) -> None:
     """Later tokens change earlier logits, as earlier ones do later logits, however far away they are."""
-    if _sees_later(policy, far_length(policy)):
+    if _sees_later(policy, far_length(policy), examiner):
         return
-    if _sees_later(policy, LENGTH):
-        refuse(
+    if _sees_later(policy, LENGTH, examiner):
+        examiner.refuse(
             f"model.attention=bidirectional, but of {far_length(policy)} tokens the last do not change the logits of "
             f"the first ones, as they do of {LENGTH}: its attention is in blocks or through a window"
         )
-    refuse(
+    examiner.refuse(
         "model.attention=bidirectional, but later tokens do not change the logits of earlier ones: its attention "
         "is causal and does not follow config.is_causal=False"
     )
 
 
-def _sees_later(policy: Policy, length: int) -> bool:
+def _sees_later(policy: Policy, length: int, examiner: Examiner) -> bool:
     """Whether the first logits follow the second half of a text, as the last ones do the first half."""
     half, (ids, other) = length // 2, (sequence(policy, length, shift) for shift in (0, 1))
     changes = torch.cat([ids[:, :half], other[:, half:]], dim=1), torch.cat([other[:, :half], ids[:, half:]], dim=1)
@@ -92,24 +104,25 @@ def _sees_later(policy: Policy, length: int) -> bool:
     own, ends, begins = (logits_from(denoiser, states, None) for states in (ids, *changes))
     # three eighths of the text lie between what is changed and what is read
     near = max(1, length // 8)
-    return moved(own[:near], ends[:near]) > UNSEEN * moved(own[-near:], begins[-near:])
+    seen = share(moved(own[:near], ends[:near]), moved(own[-near:], begins[-near:]))
+    return examiner.measured("later tokens, of what earlier ones change:", seen, UNSEEN, below=False)
 
 
-def find_rule(policy: Policy, refuse: Refuse) -> Calling:
+def find_rule(policy: Policy, examiner: Examiner) -> Calling:
     """The form of a rule that the model follows."""
     seen, runs = "", False
     for rule in rules(policy):
         calling = Calling(attention=rule)
         try:
-            seen, runs = _breach(replace(policy, calling=calling)), True
+            seen, runs = _breach(replace(policy, calling=calling), examiner), True
         except REFUSALS as error:
             seen = f"no form of a rule is taken: {_told(policy, error)}"
         if not seen:
             return calling
-    refuse(f"model.attention=block_causal, but it does not follow a rule of who sees whom: {seen}", runs)
+    examiner.refuse(f"model.attention=block_causal, but it does not follow a rule of who sees whom: {seen}", runs)
 
 
-def _breach(policy: Policy) -> str:
+def _breach(policy: Policy, examiner: Examiner) -> str:
     """How a block-causal model breaks its rule, called as the policy says; empty: it follows it."""
     denoiser, (ids, other) = policy.denoiser(), (sequence(policy, LENGTH, shift) for shift in (0, 1))
     prompt = torch.ones(1, LENGTH - 2 * BLOCK, dtype=torch.int64, device=ids.device)
@@ -121,8 +134,10 @@ def _breach(policy: Policy) -> str:
     own, hidden, shown = (logits_from(denoiser, states, visible)[early] for states in (ids, later, within))
     everyone = torch.ones_like(visible)
     whole, most, least = (logits_from(denoiser, states, everyone)[early] for states in (ids, later, within))
-    if moved(own, hidden) > UNSEEN * moved(whole, most):
+    leak = share(moved(own, hidden), moved(whole, most))
+    if not examiner.measured("a later block, of what it changes unmasked:", leak, UNSEEN):
         return "tokens of a later block change the logits of an earlier one"
-    if moved(own, shown) <= UNSEEN * moved(whole, least):
+    inside = share(moved(own, shown), moved(whole, least))
+    if not examiner.measured("its own block, of what it changes unmasked:", inside, UNSEEN, below=False):
         return "tokens of a block do not change the logits of earlier ones in it"
     return ""

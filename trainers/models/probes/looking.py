@@ -4,7 +4,8 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn, Protocol
+from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from core.denoisers import ModelDenoiser, UnpaddedDenoiser
 from core.denoisers.attention import block_causal
 from trainers.models.caching import RULES
 from trainers.models.policy import Policy, embedding_rows
+from trainers.settings.options import ConfigError
 
 LENGTH, PADDING, BLOCK = 12, 3, 4  # tokens of the made-up sequences
 # Of those that are to be longer than what a model sees at a time: at least, at most, and in blocks of its own
@@ -27,12 +29,52 @@ ROOM = 0.8  # of an accelerator's free memory that weights may take: the rest is
 REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError)
 
 
-class Refuse(Protocol):
-    """Raises a ConfigError that says what was seen."""
+@dataclass(frozen=True)
+class Margin:
+    """A number that a check turned on.
 
-    def __call__(self, seen: str, runs: bool = True) -> NoReturn:
-        """``runs``: whether the model can be run at all, so that a user may know better and skip the check."""
-        ...
+    Attributes:
+        question: what was asked.
+        value: what was measured.
+        limit: what it was held against.
+        below: whether the answer is good below the limit, or above it.
+    """
+
+    question: str
+    value: float
+    limit: float
+    below: bool = True
+
+    def __str__(self) -> str:
+        """As a table has it."""
+        side = "below" if self.below else "above"
+        return f"{self.question} {self.value:.1e} ({side} {self.limit:g})"
+
+
+class Examiner:
+    """Takes down what is measured, and raises a ConfigError where the model is not what is claimed.
+
+    Args:
+        name: of the model, for messages.
+
+    Attributes:
+        margins: what was measured, in order; of a question that was asked again, the last answer.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self.margins: dict[str, Margin] = {}
+
+    def measured(self, question: str, value: float, limit: float, below: bool = True) -> bool:
+        """Take a number down; whether it is on the good side of its limit."""
+        self.margins[question] = Margin(question, value, limit, below)
+        return value <= limit if below else value > limit
+
+    def refuse(self, seen: str, runs: bool = True) -> NoReturn:
+        """Raise a ConfigError that says what was seen; ``runs``: whether the model can be run at all, so that a user
+        may know better and skip the check."""
+        skip = " (model.probe=false skips this check)" if runs else ""
+        raise ConfigError(f"model.name_or_path={self.name!r}: {seen}{skip}")
 
 
 @contextmanager
@@ -110,11 +152,20 @@ def moved(one: Tensor, other: Tensor) -> float:
     return float((one - other).square().mean().sqrt())
 
 
+def gap(one: Tensor, other: Tensor) -> float:
+    """How far logits are apart, in standard deviations, root mean square."""
+    return moved(one, other) / max(float(one.std()), torch.finfo(torch.float32).tiny)
+
+
+def little(policy: Policy) -> float:
+    """The largest `gap` of one function that is computed in two ways."""
+    exact = policy.model.dtype == torch.float32 and not policy.quantised
+    return LITTLE if exact else LITTLE_IN_HALF
+
+
 def same(policy: Policy, one: Tensor, other: Tensor) -> bool:
     """Whether logits are those of one function, computed in two ways."""
-    exact = policy.model.dtype == torch.float32 and not policy.quantised
-    little = LITTLE if exact else LITTLE_IN_HALF
-    return moved(one, other) <= little * float(one.std())
+    return gap(one, other) <= little(policy)
 
 
 def one_block(policy: Policy, ids: Tensor) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from trainers.models.policy import Policy
-from trainers.models.probes.looking import LENGTH, Refuse, logits_from, one_block, same, sequence
+from trainers.models.probes.looking import LENGTH, Examiner, gap, little, logits_from, one_block, sequence
 from trainers.models.remote_code.modes import mode_readers, run_as_in_eval, run_as_it_is
 
 
@@ -27,46 +27,49 @@ class WithoutDropout(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def settle_modes(policy: Policy, refuse: Refuse) -> None:
+def settle_modes(policy: Policy, examiner: Examiner) -> None:
     """Let a forward that is another function in train mode be run as in eval, in as few classes as it takes.
 
-    Of SDAR (2510.06303) that is the model, which would noise the text itself, and its attention. With `refuse`: no
+    Of SDAR (2510.06303) that is the model, which would noise the text itself, and its attention. Refused: no
     such choice of classes helps, or what is run in eval lets no gradient through.
     """
     ids = sequence(policy, LENGTH)
     expected = logits_from(policy.denoiser(), ids, one_block(policy, ids))
-    seen = _other_in_training(policy, ids, expected)
+    seen = _other_in_training(policy, ids, expected, examiner)
     if not seen:
         return
     kinds = mode_readers(policy.model)
     for kind in kinds:
         run_as_in_eval(kind)
-    still = _other_in_training(policy, ids, expected)
+    still = _other_in_training(policy, ids, expected, examiner)
     if still:
         for kind in kinds:
             run_as_it_is(kind)
-        refuse(f"its forward is another function in train mode than in eval: {seen}")
+        examiner.refuse(f"its forward is another function in train mode than in eval: {seen}")
     for kind in kinds:
         run_as_it_is(kind)
-        if _other_in_training(policy, ids, expected):
+        if _other_in_training(policy, ids, expected, examiner):
             run_as_in_eval(kind)
     with _training(policy), torch.enable_grad():
         lost = _without_gradient(policy, ids)
     if lost:
-        refuse(
+        examiner.refuse(
             "its forward is another function in train mode than in eval, and that of eval lets no gradient through to "
             + lost
         )
 
 
-def _other_in_training(policy: Policy, ids: Tensor, expected: Tensor) -> str:
+def _other_in_training(policy: Policy, ids: Tensor, expected: Tensor, examiner: Examiner) -> str:
     """What is different in train mode; empty: nothing."""
     try:
         with _training(policy):
             found = logits_from(policy.denoiser(), ids, one_block(policy, ids))
     except Exception as error:  # whatever it does with what it was not given
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return "" if found.shape == expected.shape and same(policy, expected, found) else "other logits, dropout off"
+    if found.shape != expected.shape:
+        return f"logits of the shape {tuple(found.shape)} and not {tuple(expected.shape)}"
+    alike = examiner.measured("train mode against eval:", gap(expected, found), little(policy))
+    return "" if alike else "other logits, dropout off"
 
 
 @contextmanager

@@ -7,21 +7,32 @@ import torch
 
 from trainers.models.caching import STORES, CachedModelDenoiser
 from trainers.models.policy import Calling, Policy
-from trainers.models.probes.looking import BLOCK, LENGTH, REFUSALS, logits_from, one_block, same, sequence
+from trainers.models.probes.looking import (
+    BLOCK,
+    LENGTH,
+    REFUSALS,
+    Examiner,
+    gap,
+    little,
+    logits_from,
+    one_block,
+    sequence,
+)
 
 
-def head_is_last(policy: Policy) -> bool:
+def head_is_last(policy: Policy, examiner: Examiner) -> bool:
     """Whether the head may be handed chosen positions only: what it gives is what the model returns."""
     ids = sequence(policy, LENGTH)
     mask = one_block(policy, ids)
     whole = logits_from(replace(policy, calling=replace(policy.calling, head=False)).denoiser(), ids, mask)
     try:
-        return same(policy, whole, logits_from(policy.denoiser(), ids, mask))
+        chosen = logits_from(policy.denoiser(), ids, mask)
+        return examiner.measured("head on chosen positions:", gap(whole, chosen), little(policy))
     except REFUSALS:
         return False
 
 
-def find_store(policy: Policy) -> Calling:
+def find_store(policy: Policy, examiner: Examiner) -> Calling:
     """With what makes the model store keys and values, behind which a span of positions gives what the whole gave."""
     own = policy.calling
     if policy.logit_shift or own.counts_padding or own.padding == "none":
@@ -40,6 +51,6 @@ def find_store(policy: Policy) -> Calling:
         except REFUSALS:
             continue
         whole[:, policy.mask_id] = part[:, policy.mask_id] = 0
-        if same(policy, whole, part):
+        if examiner.measured("behind stored keys:", gap(whole, part), little(policy)):
             return calling
     return replace(own, stores=None)

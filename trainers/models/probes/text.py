@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainers.models.policy import Policy
-from trainers.models.probes.looking import Refuse
+from trainers.models.probes.looking import Examiner
 from trainers.models.probes.samples import SAMPLES, Sample
 
 CLEARLY = 4.0  # standard errors by which another reading must be better
@@ -18,49 +18,53 @@ FEWEST = 8  # hidden tokens below which a text says nothing
 Encoded = list[tuple[Tensor, Tensor]]  # of each text its token ids (1, N), and which of them are hidden
 
 
-def check_text(policy: Policy, refuse: Refuse) -> None:
+def check_text(policy: Policy, examiner: Examiner) -> None:
     """Refuse a shift or a mask token under which text that the model knows is predicted worse than under another."""
     longest = getattr(policy.model.config, "max_position_embeddings", None) or math.inf
     for sample in SAMPLES:
-        encoded = list(_encode(policy, sample, refuse))
+        encoded = list(_encode(policy, sample, examiner))
         fits = max(ids.size(1) for ids, _ in encoded) <= longest
         if not fits or sum(int(hidden.sum()) for _, hidden in encoded) < FEWEST:
             continue
         claimed = _scores(policy, encoded, policy.mask_id)
-        _check_shift(policy, encoded, claimed, refuse)
-        _check_mask(policy, encoded, claimed, refuse)
+        _check_shift(policy, encoded, claimed, examiner)
+        _check_mask(policy, encoded, claimed, examiner)
 
 
-def _check_shift(policy: Policy, encoded: Encoded, claimed: Tensor, refuse: Refuse) -> None:
+def _check_shift(policy: Policy, encoded: Encoded, claimed: Tensor, examiner: Examiner) -> None:
     """The same tokens, read as if the logits stood one place further, or one less; ``claimed``: scores (H,)."""
     other = _scores(replace(policy, logit_shift=not policy.logit_shift), encoded, policy.mask_id)
+    examiner.measured("another shift, nats gained:", float((other - claimed).mean()), NATS)
     if _clearly_better(policy, other, claimed):
         there, here = ("at", "before") if policy.logit_shift else ("before", "at")
-        refuse(
+        examiner.refuse(
             f"model.logit_shift={str(policy.logit_shift).lower()}, but the logits {there} a hidden token predict "
             f"it better: {float(other.mean()):.2f} nats, against {float(claimed.mean()):.2f} by those {here} it; "
             f"set model.logit_shift={str(not policy.logit_shift).lower()}"
         )
 
 
-def _check_mask(policy: Policy, encoded: Encoded, claimed: Tensor, refuse: Refuse) -> None:
+def _check_mask(policy: Policy, encoded: Encoded, claimed: Tensor, examiner: Examiner) -> None:
     """The same tokens, hidden by other tokens that may be the mask; ``claimed``: scores (H,)."""
     for token in _candidates(policy):
         scores = _scores(policy, encoded, token)
+        examiner.measured(f"mask {_name(policy, token)}, nats gained:", float((scores - claimed).mean()), NATS)
         if _clearly_better(policy, scores, claimed):
-            refuse(
+            examiner.refuse(
                 f"mask token {_name(policy, policy.mask_id)}: hidden tokens are predicted better behind "
                 f"{_name(policy, token)}: {float(scores.mean()):.2f} nats, against {float(claimed.mean()):.2f}"
             )
 
 
-def _encode(policy: Policy, sample: Sample, refuse: Refuse) -> Iterator[tuple[Tensor, Tensor]]:
+def _encode(policy: Policy, sample: Sample, examiner: Examiner) -> Iterator[tuple[Tensor, Tensor]]:
     """Token ids (1, N) of each text, and which of them are hidden."""
     for given, completed in sample.texts:
         start = len(policy.tokenizer(given)["input_ids"])
         ids = torch.tensor(policy.tokenizer([given + completed])["input_ids"], device=policy.model.device)
         if bool((ids == policy.mask_id).any()):
-            refuse(f"mask token {_name(policy, policy.mask_id)}: plain text contains it, so it cannot hide anything")
+            examiner.refuse(
+                f"mask token {_name(policy, policy.mask_id)}: plain text contains it, so it cannot hide anything"
+            )
         hidden = torch.zeros_like(ids, dtype=torch.bool)
         hidden[:, start + 1 :: sample.every] = True
         yield ids, hidden

@@ -8,6 +8,7 @@ from zoo.standins import STAND_INS, load
 
 from trainers.models.loading import load_policy
 from trainers.models.policy import Calling
+from trainers.models.probes.looking import Examiner
 from trainers.models.probes.probing import probed
 from trainers.settings.model import ModelArguments
 
@@ -40,7 +41,7 @@ def test_random_weights_are_found_to_be_what_they_are_whatever_the_seed_and_the_
             for weight in policy.model.parameters():
                 if weight.ndim > 1:
                     weight.copy_(0.02 * (1 + seed) * torch.randn(weight.shape, generator=noise))
-        assert probed(claimed, name).calling == policy.calling, seed
+        assert probed(claimed, Examiner(name)).calling == policy.calling, seed
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -53,5 +54,5 @@ def test_dropout_is_off_for_the_look_and_randomness_and_mode_are_left_alone(make
     policy = make_policy(layers=2, attention_dropout=0.5)
     policy.model.train()
     before = torch.get_rng_state()
-    assert probed(policy, "dropout").calling == CALLINGS["llama"]
+    assert probed(policy, Examiner("dropout")).calling == CALLINGS["llama"]
     assert policy.model.training and torch.equal(torch.get_rng_state(), before)

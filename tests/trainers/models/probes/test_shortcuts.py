@@ -7,6 +7,7 @@ from transformers import LlamaForCausalLM
 from zoo.standins import load
 
 from core.sampling import draw_keys
+from trainers.models.probes.looking import Examiner
 from trainers.models.probes.probing import probed
 from trainers.rollouts import roll_out
 from trainers.settings.objects import build_generator, build_masking
@@ -54,13 +55,13 @@ class Capped(LlamaForCausalLM):
 
 
 def test_a_head_whose_output_is_moved_afterwards_is_not_run_on_chosen_positions(shifted):
-    assert not probed(shifted, "shifted").calling.head
+    assert not probed(shifted, Examiner("shifted")).calling.head
 
 
 def test_a_head_whose_output_is_squeezed_afterwards_is_scored_through_it(make_policy):
     policy = make_policy(layers=2)
     policy.model.__class__ = Capped
-    policy = probed(policy, "capped")
+    policy = probed(policy, Examiner("capped"))
     ids = torch.randint(5, 100, (2, 9), generator=torch.Generator().manual_seed(0))
     rows = torch.ones_like(ids, dtype=torch.bool)
     with policy.denoiser().evaluating():

@@ -6,6 +6,7 @@ import pytest
 from probing import changed, refused
 
 from trainers.models.loading import load_policy
+from trainers.models.probes.looking import Examiner
 from trainers.models.probes.probing import probed
 from trainers.models.tiny import TINY_ASSETS
 from trainers.settings.model import ModelArguments
@@ -21,7 +22,7 @@ def test_a_masked_model_that_is_called_shifted_is_refused():
 
 
 def test_a_shifted_model_that_is_called_masked_is_refused(shifted):
-    assert probed(shifted, "shifted").logit_shift
+    assert probed(shifted, Examiner("shifted")).logit_shift
     refused(replace(shifted, logit_shift=False), MASKED, "set model.logit_shift=true")
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from zoo.standins import STAND_INS, load
 
 from core.denoisers.attention import block_causal
+from trainers.models.probes.looking import Examiner
 from trainers.models.probes.modes import WithoutDropout
 from trainers.models.probes.probing import probed
 from trainers.models.remote_code.modes import mode_readers, run_as_in_eval, run_as_it_is, runs_as_in_eval
@@ -46,7 +47,7 @@ def test_of_sdar_the_model_and_its_attention_run_as_in_eval_and_no_other(stand_i
 
 def test_a_model_that_is_loaded_twice_and_probed_again_is_wrapped_once(stand_in):
     policies = [load("sdar", stand_in("sdar")[0]) for _ in range(2)]
-    again = probed(policies[0], "sdar")
+    again = probed(policies[0], Examiner("sdar"))
     assert logits(again).shape == logits(policies[1]).shape
     attention = type(again.model.model.layers[0].self_attn)
     run_as_it_is(attention)

@@ -1,4 +1,4 @@
-"""One function, run in several ways: in train mode, and with what it remembers between evaluations."""
+"""Texts that are written with what the model remembers between evaluations, against those without."""
 
 from collections.abc import Iterator
 
@@ -7,24 +7,7 @@ from core.sampling.caches import STALE
 from core.trajectory import Trajectory
 from trainers.doctor.findings import FAULT, NOT_RUN, OK, Finding
 from trainers.doctor.patient import Patient
-from trainers.models.dropout import disable_dropout
 from trainers.models.policy import Policy
-from trainers.models.probes.looking import LENGTH, logits_from, one_block, same, sequence
-
-
-def train_mode(patient: Patient) -> Iterator[Finding]:
-    """Logits in train mode against those in eval mode, without dropout."""
-    policy = patient.policy
-    disable_dropout(policy.model)  # as GRPO trains: all that is looked at from here on is without
-    ids = sequence(policy, LENGTH)
-    rule = one_block(policy, ids)
-    with policy.denoiser().evaluating():
-        still = logits_from(policy.denoiser(), ids, rule)
-        policy.model.train()
-        moving = logits_from(policy.denoiser(), ids, rule)
-    gap, spread = float((still - moving).abs().max()), float(still.std())
-    seen = f"largest gap of any logit {gap:.1e}, of a standard deviation of {spread:.2g}"
-    yield Finding("train mode", OK if same(policy, still, moving) else FAULT, seen)
 
 
 def caches(patient: Patient) -> Iterator[Finding]:
