@@ -185,6 +185,8 @@ def _recognise(config: PretrainedConfig, arguments: ModelArguments) -> tuple[str
     if family == AUTOREGRESSIVE:
         config.is_causal = False
     config.use_cache = False
+    if getattr(config, "output_router_logits", False):  # of a mixture of experts: nobody reads them
+        config.output_router_logits = False
     return family, nature
 
 

@@ -126,7 +126,7 @@ STAND_INS: dict[str, StandIn] = {
         "A2DQwen3LMHeadModel",
         auto=("AutoModel", "AutoModelForMaskedLM"),
         named=True,
-        config=SHAPE | {"head_dim": 16, "tie_word_embeddings": True},
+        config=SHAPE | {"head_dim": 16},
     ),
     "llama": _native(LlamaConfig, LlamaForCausalLM),
     "qwen2": _native(Qwen2Config, Qwen2ForCausalLM, config={"tie_word_embeddings": True}),
