@@ -29,6 +29,8 @@ from trainers.models import remote_code, smollm2
 from trainers.models.adapters import Adapter, read_adapter
 from trainers.models.caching import RULES
 from trainers.models.families import AUTOREGRESSIVE, FAMILIES, MASKED_LM, SETTLED, Nature, family_of, nature_of
+from trainers.models.native.reading import Reading, natively, read_tokenizer
+from trainers.models.native.records import Unsupported
 from trainers.models.policy import Policy
 from trainers.models.probes.probing import probed
 from trainers.models.special_tokens import complete_tokenizer, name_mask_token
@@ -89,7 +91,7 @@ def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_len
     complete_tokenizer(loaded.tokenizer, name)
     if getattr(model, "generation_config", None) is None:  # TRL writes to it
         model.generation_config = GenerationConfig()
-    setattr(model.config, SETTLED, nature.record())
+    setattr(model.config, SETTLED, nature.record(loaded.family))
     # a PeftModel hands on what it is asked for beside its own
     policy = Policy(
         model if adapter is None else cast(PreTrainedModel, adapter.applied_to(model, arguments)),
@@ -132,13 +134,15 @@ def _load_checkpoint(arguments: ModelArguments, adapter: Adapter | None = None) 
     """What the files of a model say; of an adapter's base model, as its policy was settled."""
     name = arguments.model_name_or_path
     path = str(EMBEDDED[name]()) if name in EMBEDDED else name
-    config = _load(AutoConfig, path, arguments)
+    with _explained(arguments):
+        own = natively(path, arguments)
+    config = _load(AutoConfig, path, arguments) if own is None else own.config
     if adapter is not None:
         adapter.settle(config)
-    family, nature = _recognise(config, arguments)
-    own = adapter.tokenizer if adapter is not None else None
-    tokenizer = _load(AutoTokenizer, path if own is None else str(own), arguments)
-    model = _load_model(path, config, arguments)
+    family, nature = _recognise(config, arguments, own)
+    texts = str(adapter.tokenizer) if adapter is not None and adapter.tokenizer is not None else path
+    tokenizer = _load_tokenizer(texts, arguments, own)
+    model = _load_model(path, config, arguments, own)
     name_mask_token(tokenizer, model, FAMILIES[family], arguments)
     return Loaded(family, nature, tokenizer, model)
 
@@ -149,6 +153,13 @@ def _load(auto: Any, path: str, arguments: ModelArguments, **kwargs: Any) -> Any
         return auto.from_pretrained(path, trust_remote_code=arguments.trust_remote_code, **kwargs)
 
 
+def _load_tokenizer(path: str, arguments: ModelArguments, own: Reading | None) -> PreTrainedTokenizerBase:
+    if own is None:
+        return _load(AutoTokenizer, path, arguments)
+    with _explained(arguments):
+        return read_tokenizer(own.record, path)
+
+
 @contextmanager
 def _explained(arguments: ModelArguments) -> Iterator[None]:
     """What goes wrong while a checkpoint is loaded, as a ConfigError of one line."""
@@ -157,6 +168,8 @@ def _explained(arguments: ModelArguments) -> Iterator[None]:
         if arguments.trust_remote_code:
             remote_code.fill_gaps()
         yield
+    except Unsupported as error:
+        raise ConfigError(f"model.name_or_path={name!r}, model.code={arguments.code}: {error}") from error
     except LOADING_ERRORS as error:
         reason = " ".join(str(error).split())[:300]
         if not arguments.trust_remote_code and "trust_remote_code" in str(error):
@@ -169,10 +182,10 @@ def _explained(arguments: ModelArguments) -> Iterator[None]:
         ) from error
 
 
-def _recognise(config: PretrainedConfig, arguments: ModelArguments) -> tuple[str, Nature]:
+def _recognise(config: PretrainedConfig, arguments: ModelArguments, own: Reading | None) -> tuple[str, Nature]:
     """Family and nature of a checkpoint; an autoregressive one is made bidirectional."""
     try:
-        family, record = family_of(config)
+        family, record = family_of(config) if own is None else (own.record.family, FAMILIES[own.record.family])
         nature = nature_of(config, record)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"model.name_or_path={arguments.model_name_or_path!r}: {error}") from error
@@ -182,7 +195,9 @@ def _recognise(config: PretrainedConfig, arguments: ModelArguments) -> tuple[str
     return family, nature
 
 
-def _load_model(path: str, config: PretrainedConfig, arguments: ModelArguments) -> PreTrainedModel:
+def _load_model(
+    path: str, config: PretrainedConfig, arguments: ModelArguments, own: Reading | None
+) -> PreTrainedModel:
     """Weights on the CPU; quantised ones on this process' GPU."""
     dtype = arguments.dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": arguments.attn_implementation}
@@ -196,6 +211,9 @@ def _load_model(path: str, config: PretrainedConfig, arguments: ModelArguments) 
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
         options["device_map"] = {"": torch.cuda.current_device()}
+    if own is not None:
+        with _explained(arguments):
+            return own.model(path, **options)
     auto = auto_class(config)
     with _explained(arguments):
         own_code = arguments.trust_remote_code and remote_code.adapt(path, config, auto)

@@ -23,7 +23,7 @@ CALLINGS = {
     "sdar": Calling(attention="sdpa", stores="store_kv"),
     "bert": Calling(attention="sdpa", counts_padding=True),
     "modernbert": Calling(attention="sdpa", stores=None),
-    **dict.fromkeys(("llama", "qwen2", "qwen3"), Calling(attention="sdpa")),
+    **dict.fromkeys(("a2d_llama", "llama", "qwen2", "qwen3"), Calling(attention="sdpa")),
 }
 
 
