@@ -34,9 +34,9 @@ class Nature:
     prompt_in_blocks: bool = False
     block_length: int | None = None
 
-    def record(self) -> dict[str, Any]:
-        """What goes into a saved config."""
-        return vars(self).copy()
+    def record(self, family: str) -> dict[str, Any]:
+        """What goes into a saved config: itself, and the family, which a native model's architecture does not say."""
+        return {"family": family, **vars(self)}
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ FAMILIES: dict[str, Family] = {
         Nature(attention="block_causal", prompt_in_blocks=True),
         mask_tokens=("<|MASK|>",),
     ),
+    "a2d": Family(("A2D*LMHeadModel",), mask_tokens=("<|mask|>",)),  # decoders of the project dllm, trained on masks
     "masked_lm": Family((f"*{MASKED_LM}",)),  # BERT, ModernBERT: trained on masks
     AUTOREGRESSIVE: Family(("*ForCausalLM", "*LMHeadModel"), Nature(logit_shift=True)),
 }
@@ -104,11 +105,17 @@ REFUSED = {
 
 
 def family_of(config: PretrainedConfig) -> tuple[str, Family]:
-    """The family of a checkpoint, by the first architecture that its config names.
+    """The family of a checkpoint: as it was settled, else by the first architecture that its config names.
 
     Raises:
         ValueError: no architecture, one of no family, or one that cannot be run.
     """
+    settled = getattr(config, SETTLED, None)
+    if isinstance(settled, dict) and "family" in settled:
+        if settled["family"] not in FAMILIES:
+            known = ", ".join(FAMILIES)
+            raise ValueError(f"its config names the family {settled['family']!r}; known families: {known}")
+        return settled["family"], FAMILIES[settled["family"]]
     architectures = config.architectures or []
     if architectures and architectures[0] in REFUSED:
         raise ValueError(f"{architectures[0]} is not supported: {REFUSED[architectures[0]]}")
@@ -121,6 +128,11 @@ def family_of(config: PretrainedConfig) -> tuple[str, Family]:
     )
 
 
+def settled_nature(settled: dict[str, Any]) -> Nature:
+    """What a saved config says under `SETTLED`: a mapping, of which the family is not a part of the nature."""
+    return Nature(**{name: value for name, value in dict(settled).items() if name != "family"})
+
+
 def nature_of(config: PretrainedConfig, family: Family) -> Nature:
     """How a checkpoint is to be read: as its config was settled when it was trained here, else as its family.
 
@@ -128,7 +140,7 @@ def nature_of(config: PretrainedConfig, family: Family) -> Nature:
     """
     settled = getattr(config, SETTLED, None)
     if settled is not None:
-        return Nature(**settled)
+        return settled_nature(settled)
     if family is FAMILIES[AUTOREGRESSIVE] and getattr(config, "is_causal", True) is False:
         return Nature()
     return family.nature

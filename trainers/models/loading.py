@@ -29,6 +29,8 @@ from trainers.models import remote_code, smollm2
 from trainers.models.adapters import Adapter, read_adapter
 from trainers.models.caching import RULES
 from trainers.models.families import AUTOREGRESSIVE, FAMILIES, MASKED_LM, SETTLED, Nature, family_of, nature_of
+from trainers.models.native.reading import Reading, natively, read_tokenizer
+from trainers.models.native.records import Unsupported
 from trainers.models.policy import Policy
 from trainers.models.probes.looking import Examiner
 from trainers.models.probes.probing import probed
@@ -90,7 +92,7 @@ def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_len
     complete_tokenizer(loaded.tokenizer, name)
     if getattr(model, "generation_config", None) is None:  # TRL writes to it
         model.generation_config = GenerationConfig()
-    setattr(model.config, SETTLED, nature.record())
+    setattr(model.config, SETTLED, nature.record(loaded.family))
     # a PeftModel hands on what it is asked for beside its own
     policy = Policy(
         model if adapter is None else cast(PreTrainedModel, adapter.applied_to(model, arguments)),
@@ -133,13 +135,15 @@ def _load_checkpoint(arguments: ModelArguments, adapter: Adapter | None = None) 
     """What the files of a model say; of an adapter's base model, as its policy was settled."""
     name = arguments.model_name_or_path
     path = str(EMBEDDED[name]()) if name in EMBEDDED else name
-    config = _load(AutoConfig, path, arguments)
+    with _explained(arguments):
+        own = natively(path, arguments)
+    config = _load(AutoConfig, path, arguments) if own is None else own.config
     if adapter is not None:
         adapter.settle(config)
-    family, nature = _recognise(config, arguments)
-    own = adapter.tokenizer if adapter is not None else None
-    tokenizer = _load(AutoTokenizer, path if own is None else str(own), arguments)
-    model = _load_model(path, config, arguments)
+    family, nature = _recognise(config, arguments, own)
+    texts = str(adapter.tokenizer) if adapter is not None and adapter.tokenizer is not None else path
+    tokenizer = _load_tokenizer(texts, arguments, own)
+    model = _load_model(path, config, arguments, own)
     name_mask_token(tokenizer, model, FAMILIES[family], arguments)
     return Loaded(family, nature, tokenizer, model)
 
@@ -150,6 +154,13 @@ def _load(auto: Any, path: str, arguments: ModelArguments, **kwargs: Any) -> Any
         return auto.from_pretrained(path, trust_remote_code=arguments.trust_remote_code, **kwargs)
 
 
+def _load_tokenizer(path: str, arguments: ModelArguments, own: Reading | None) -> PreTrainedTokenizerBase:
+    if own is None:
+        return _load(AutoTokenizer, path, arguments)
+    with _explained(arguments):
+        return read_tokenizer(own.record, path)
+
+
 @contextmanager
 def _explained(arguments: ModelArguments, config: PretrainedConfig | None = None) -> Iterator[None]:
     """What goes wrong while a checkpoint is loaded, as a ConfigError of one line; ``config``: its own, once known."""
@@ -157,6 +168,8 @@ def _explained(arguments: ModelArguments, config: PretrainedConfig | None = None
     try:
         with remote_code.hosted() if trusted else nullcontext():
             yield
+    except Unsupported as error:
+        raise ConfigError(f"model.name_or_path={name!r}, model.code={arguments.code}: {error}") from error
     except Exception as error:
         own_code = trusted and (remote_code.own_frame(error) or getattr(config, "auto_map", None))
         failed = remote_code.failure(error, getattr(config, "transformers_version", None)) if own_code else ""
@@ -175,10 +188,10 @@ def _explained(arguments: ModelArguments, config: PretrainedConfig | None = None
         ) from error
 
 
-def _recognise(config: PretrainedConfig, arguments: ModelArguments) -> tuple[str, Nature]:
+def _recognise(config: PretrainedConfig, arguments: ModelArguments, own: Reading | None) -> tuple[str, Nature]:
     """Family and nature of a checkpoint; an autoregressive one is made bidirectional."""
     try:
-        family, record = family_of(config)
+        family, record = family_of(config) if own is None else (own.record.family, FAMILIES[own.record.family])
         nature = nature_of(config, record)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"model.name_or_path={arguments.model_name_or_path!r}: {error}") from error
@@ -190,7 +203,9 @@ def _recognise(config: PretrainedConfig, arguments: ModelArguments) -> tuple[str
     return family, nature
 
 
-def _load_model(path: str, config: PretrainedConfig, arguments: ModelArguments) -> PreTrainedModel:
+def _load_model(
+    path: str, config: PretrainedConfig, arguments: ModelArguments, own: Reading | None
+) -> PreTrainedModel:
     """Weights on the CPU; quantised ones on this process' GPU."""
     dtype = arguments.dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": arguments.attn_implementation}
@@ -204,6 +219,9 @@ def _load_model(path: str, config: PretrainedConfig, arguments: ModelArguments) 
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
         options["device_map"] = {"": torch.cuda.current_device()}
+    if own is not None:
+        with _explained(arguments):
+            return own.model(path, **options)
     auto = auto_class(config)
     with _explained(arguments, config):
         own_code = arguments.trust_remote_code and remote_code.adapt(path, config, auto)

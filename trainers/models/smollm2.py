@@ -24,7 +24,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import is_gguf_available
 
-from trainers.models.families import SETTLED, Nature
+from trainers.models.families import AUTOREGRESSIVE, SETTLED, Nature
 from trainers.settings.options import ConfigError
 
 SMOLLM2 = "smollm2-135m"
@@ -126,7 +126,7 @@ def write_checkpoint(source: Path, directory: Path) -> None:
         "use_cache": False,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        SETTLED: Nature(logit_shift=True).record(),
+        SETTLED: Nature(logit_shift=True).record(AUTOREGRESSIVE),
     }
     with torch.random.fork_rng(devices=[]):  # the weights it draws are overwritten
         model = LlamaForCausalLM(LlamaConfig(**settings))

@@ -1,6 +1,6 @@
 """A model by its config alone: the sizes that cost, and how many weights it has, counted on a model without storage.
 
-What a checkpoint's own code calls its sizes is translated in `twins`: no remote code is run to plan.
+What a checkpoint's own code calls its sizes is translated (`twins`): no remote code is run to plan.
 """
 
 import json
@@ -122,8 +122,6 @@ def _read(path: Path, name: str) -> tuple[PretrainedConfig, str]:
         raise ConfigError(f"MODEL {name!r}: {file} names no architecture; {expected}")
     try:
         return config_of(entries, file)
-    except KeyError as error:
-        raise ConfigError(f"MODEL {name!r}: {file} has no entry {error}, which its architecture needs") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"MODEL {name!r}: {' '.join(str(error).split())[:300]}") from error
 

@@ -10,6 +10,7 @@ from trainers.settings.options import check_known, only_with, option, refusal, r
 
 ATTENTIONS = ("bidirectional", "block_causal")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
+CODES = ("auto", "native", "remote")
 
 
 @dataclass
@@ -49,7 +50,17 @@ class ModelArguments:
     probe: bool = option(
         "model", True, "Check mask token, shift, attention rule and padding by forward passes when a model is loaded."
     )
-    trust_remote_code: bool = option("model", False, "Run code that a checkpoint brings along; TRL is told the same.")
+    code: str = option(
+        "model",
+        "auto",
+        "Whose code runs the model: native, transformers' own class, into which weights of LLaDA, LLaDA-MoE, LLaDA2, "
+        "Dream, SDAR, TraDo and A2D are read (trainers/models/native/); remote, the files that the checkpoint brings "
+        "along; auto, native where that is known.",
+        known=CODES,
+    )
+    trust_remote_code: bool = option(
+        "model", False, "Run code that a checkpoint brings along, where it is not read natively; TRL is told the same."
+    )
     safetensors_only: bool = option(
         "model", True, "Load weights from safetensors alone; other files can run code when they are read."
     )
@@ -85,6 +96,8 @@ class ModelArguments:
         trained = not (self.use_peft and self.from_scratch)
         require(self, "use_peft", trained, "false with model.from_scratch: nobody keeps what is beneath the adapter")
         require(self, "mask_token", self.mask_token != "", "the text of a token")
+        trusted = self.trust_remote_code or self.code != "remote"
+        require(self, "code", trusted, "auto or native, or model.trust_remote_code=true")
         only_with(self, ["load_in_4bit"], self.use_peft, "model.use_peft=true: 4-bit weights cannot be trained")
         cuda = torch.cuda.is_available() or not self.load_in_4bit
         require(self, "load_in_4bit", cuda, "false: bitsandbytes needs CUDA, which this machine does not have")

@@ -41,6 +41,7 @@ CONFIGS = {  # classes of the configs that come with code
     "sdar": "SDARConfig",
     "a2d": "A2DQwen3Config",
     "blockwise": "BlockwiseConfig",
+    "a2d_llama": "A2DLlamaConfig",
 }
 BLOCK = 7  # tokens of a block of the block-causal ones
 SHAPE = {
@@ -94,7 +95,12 @@ class StandIn:
     @property
     def arguments(self) -> dict:
         """Of a user who loads it."""
-        return self.options | ({"trust_remote_code": True} if self.code else {})
+        return self.options | self.trust
+
+    @property
+    def trust(self) -> dict:
+        """Of a user who runs the code that it brings, which some have no need to: `trainers.models.native`."""
+        return {"trust_remote_code": True, "code": "remote"} if self.code else {}
 
 
 def _llada(**changes):
@@ -110,7 +116,9 @@ def _native(*classes, **changes):
 STAND_INS: dict[str, StandIn] = {
     "llada": _llada(),
     "llada_configured": _llada(configured=True, config={"weight_tying": True}),
-    "llada_moe": StandIn("llada_moe", "<|mask|>", "llada_moe", "LLaDAMoEModelLM", configured=False),
+    "llada_moe": StandIn(
+        "llada_moe", "<|mask|>", "llada_moe", "LLaDAMoEModelLM", configured=False, config={"rope_theta": 10_000.0}
+    ),
     "llada2": StandIn("llada2", "<|mask|>", "llada2_moe", "LLaDA2MoeModelLM", configured=False),
     "llada2_tied": StandIn(
         "llada2", "<|other|>", "llada2_moe", "LLaDA2MoeModelLM", config={"tie_word_embeddings": True}
@@ -120,13 +128,16 @@ STAND_INS: dict[str, StandIn] = {
     ),
     "sdar": StandIn("sdar", "<|MASK|>", "sdar", "SDARForCausalLM", padded=False, config={"block_size": BLOCK}),
     "a2d": StandIn(
-        "autoregressive",
+        "a2d",
         "<|mask|>",
         "a2d",
         "A2DQwen3LMHeadModel",
         auto=("AutoModel", "AutoModelForMaskedLM"),
         named=True,
         config=SHAPE | {"head_dim": 16},
+    ),
+    "a2d_llama": StandIn(
+        "a2d", "<|mask|>", "a2d_llama", "A2DLlamaLMHeadModel", auto=("AutoModel", "AutoModelForMaskedLM"), config=SHAPE
     ),
     "llama": _native(LlamaConfig, LlamaForCausalLM),
     "qwen2": _native(Qwen2Config, Qwen2ForCausalLM, config={"tie_word_embeddings": True}),
@@ -189,7 +200,8 @@ def load(name: str, directory: Path, **more) -> Policy:
 def _own_config(kind: StandIn, settings: dict) -> dict:
     module = f"modeling_{kind.code}.{kind.architecture}"
     auto_map = {"AutoConfig": f"configuration_{kind.code}.{CONFIGS[kind.code]}", **dict.fromkeys(kind.auto, module)}
-    model_type = {"llada_moe": "llada", "dream": "Dream", "a2d": "a2d-qwen3"}.get(kind.code, kind.code)
+    types = {"llada_moe": "llada", "dream": "Dream", "a2d": "a2d-qwen3", "a2d_llama": "a2d-llama"}
+    model_type = types.get(kind.code, kind.code)
     return {"model_type": model_type, "architectures": [kind.architecture], "auto_map": auto_map, **settings}
 
 

@@ -301,7 +301,7 @@ def test_copy_of_an_adapter_for_the_reference_takes_its_dtype(make_policy):
 @pytest.mark.parametrize("name", STAND_INS)
 def test_every_family_trains_an_adapter_and_reads_it_again(name, tokenizer, make_grpo, tmp_path):
     kind = STAND_INS[name]
-    blocks, trust = kind.block_length, {"trust_remote_code": bool(kind.code)}
+    blocks = kind.block_length
     build(name, tokenizer, tmp_path / "base")
     told = ModelArguments(str(tmp_path / "base"), use_peft=True, lora_r=2, **kind.arguments)
     policy = load_policy(told, block_length=blocks)
@@ -318,7 +318,7 @@ def test_every_family_trains_an_adapter_and_reads_it_again(name, tokenizer, make
     assert kl[0] == 0.0 < kl[1]
     trainer.save_model(str(tmp_path / "adapter"))
     for use_peft in (False, True):
-        again = ModelArguments(str(tmp_path / "adapter"), use_peft=use_peft, **trust)
+        again = ModelArguments(str(tmp_path / "adapter"), use_peft=use_peft, **kind.trust)
         read = load_policy(again, block_length=blocks)
         assert (read.mask_id, read.logit_shift, read.calling) == (policy.mask_id, policy.logit_shift, policy.calling)
         found, expected = (completions(p, 1.0, rows=3) for p in (read, policy))

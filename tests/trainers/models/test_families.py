@@ -143,7 +143,7 @@ def test_a_family_trains_is_saved_reloaded_as_it_was_and_writes(
         saved = tmp_path / method
         trainer.save_model(str(saved))
         reloaded = load_policy(
-            ModelArguments(model_name_or_path=str(saved), trust_remote_code=bool(kind.code), use_peft=adapted),
+            ModelArguments(model_name_or_path=str(saved), use_peft=adapted, **kind.trust),
             block_length=kind.block_length,
         )
         assert nature(reloaded) == nature(policy)
@@ -166,7 +166,7 @@ def test_a_family_trains_is_saved_reloaded_as_it_was_and_writes(
 def test_the_scripts_train_evaluate_and_continue_a_checkpoint_that_brings_its_code_along(stand_in, tmp_path):
     directory, _ = stand_in("llada")
     run = {"output_dir": "out", "save_strategy": "no"}
-    document = {"trainer": "sft", **SMALL, "model": {"name_or_path": str(directory), "trust_remote_code": True}}
+    document = {"trainer": "sft", **SMALL, "model": {"name_or_path": str(directory), **STAND_INS["llada"].trust}}
     document["training"] = SMALL["training"] | run
     (tmp_path / "config.yaml").write_text(json.dumps(document))
     assert "held-out accuracy after" in fork("train.py", "config.yaml", cwd=tmp_path)
@@ -193,10 +193,12 @@ def test_a_model_of_blocks_without_a_cache_is_told_of_wherever_it_is_run(edited,
     assert told.count("generation.cache=exact: LLaDA2MoeModelLM stores no keys and values") == said
 
 
-def test_code_is_run_only_if_the_user_says_so(stand_in):
+def test_code_is_run_only_if_the_user_says_so(stand_in, tmp_path):
     directory, _ = stand_in("llada")
+    entries = json.loads((directory / "config.json").read_text()) | {"architectures": ["OtherForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(entries))
     with pytest.raises(ConfigError, match=r"model\.trust_remote_code=False: .* brings code of its own along"):
-        load_policy(ModelArguments(model_name_or_path=str(directory)))
+        load_policy(ModelArguments(model_name_or_path=str(tmp_path)))
 
 
 def test_code_that_does_not_run_here_is_one_line(stand_in, tmp_path):

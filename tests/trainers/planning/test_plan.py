@@ -69,10 +69,11 @@ def test_llada_by_its_own_names_costs_what_the_field_says(tmp_path):
 
 def more_in_the_real(name, config):
     """Weights of the published architecture that its stand-in goes without: biases (Dream), norms of queries and keys
-    (SDAR, LLaDA-MoE), by layers of ``config``."""
+    (SDAR, LLaDA-MoE, LLaDA2), by layers of ``config``."""
     width = getattr(config, "hidden_size", 0)
     head = width // getattr(config, "num_attention_heads", 1)
-    return {"dream": 3 * width, "sdar": 2 * head, "llada_moe": 2 * head}.get(name, 0) * config.num_hidden_layers
+    norms = dict.fromkeys(("sdar", "llada_moe", "llada2", "llada2_tied"), 2 * head)
+    return ({"dream": 3 * width} | norms).get(name, 0) * getattr(config, "num_hidden_layers", 0)
 
 
 @pytest.mark.parametrize("name", STAND_INS)
@@ -81,9 +82,9 @@ def test_weights_are_counted_without_the_model(name, stand_in, tmp_path):
     own = model.config.to_dict() | {"architectures": [STAND_INS[name].architecture or type(model).__name__]}
     if STAND_INS[name].code:
         own["auto_map"] = {"AutoModel": "modeling.Model"}
-    more = 0 if name.startswith("llada") and name != "llada_moe" else more_in_the_real(name, model.config)
     planned = written(tmp_path, own)
-    assert planned.weights == sum(weight.numel() for weight in model.parameters()) + more
+    expected = sum(weight.numel() for weight in model.parameters()) + more_in_the_real(name, model.config)
+    assert planned.weights == expected
     assert planned.attention == ("bidirectional" if STAND_INS[name].block_length is None else "block_causal")
 
 

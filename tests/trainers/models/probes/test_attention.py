@@ -88,7 +88,7 @@ def test_a_model_that_takes_no_rule_is_refused_with_what_it_said(edited):
 
 
 def test_the_length_of_a_block_must_be_said(stand_in):
-    arguments = ModelArguments(model_name_or_path=str(stand_in("sdar")[0]), trust_remote_code=True)
+    arguments = ModelArguments(model_name_or_path=str(stand_in("sdar")[0]), **STAND_INS["sdar"].arguments)
     with pytest.raises(ConfigError, match=r"needs generation\.block_length.*this checkpoint's is 7"):
         load_policy(arguments)
 

@@ -25,7 +25,7 @@ CALLINGS = {
     "a2d": Calling(attention="sdpa"),
     "bert": Calling(attention="sdpa", counts_padding=True),
     "modernbert": Calling(attention="sdpa", stores=None),
-    **dict.fromkeys(("llama", "qwen2", "qwen3"), Calling(attention="sdpa")),
+    **dict.fromkeys(("a2d_llama", "llama", "qwen2", "qwen3"), Calling(attention="sdpa")),
 }
 
 
