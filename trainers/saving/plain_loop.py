@@ -8,7 +8,7 @@ from itertools import pairwise
 from core.alpha_schedule import AlphaSchedule
 from core.generator import DiffusionGenerator
 from core.masking_strategy import FullMaskingStrategy
-from trainers.models.policy import Policy
+from trainers.models.policy import Policy, embedding_rows
 from trainers.saving.provenance import Provenance
 
 LOOP = """\
@@ -32,7 +32,7 @@ def complete(prompt):
         for left in LEFT:
             logits = model(input_ids=ids{attention}).logits[0].float()
 {shift}            logits[:, mask] = -torch.inf
-            sure, tokens = logits.softmax(dim=1).max(dim=1)
+{spare}            sure, tokens = logits.softmax(dim=1).max(dim=1)
             masked = ids[0] == mask
             masked[:first] = masked[start + BLOCK :] = False
             best = sure.masked_fill(~masked, -1).topk(int(masked.sum()) - left).indices
@@ -44,6 +44,7 @@ def complete(prompt):
 
 print(complete({example!r}))
 """
+SPARE = "            logits[:, {start}:{stop}] = -torch.inf  # no token has these ids\n"
 SHIFT = "            logits = logits.roll(1, dims=0)  # the logit at a position predicts the token after it\n"
 # the prompt is a block of its own, or is made of blocks, of which the last ends where it does
 BLOCKS = {
@@ -77,6 +78,7 @@ def plain_loop(policy: Policy, provenance: Provenance, auto: str, here: str = ".
         trust=trust,
         rule=rule,
         attention=", attention_mask=visible" if rule else "",
+        spare=_without_tokens(policy),
         shift=SHIFT if policy.logit_shift else "",
         example=provenance.example or "Once upon a time",
     )
@@ -85,6 +87,13 @@ def plain_loop(policy: Policy, provenance: Provenance, auto: str, here: str = ".
 def brings_code(policy: Policy) -> bool:
     """Whether transformers runs code that lies beside the weights."""
     return bool(getattr(policy.model.config, "auto_map", None))
+
+
+def _without_tokens(policy: Policy) -> str:
+    """The lines that exclude what is never predicted beside the mask token."""
+    rows, mask = embedding_rows(policy.model), slice(policy.mask_id, policy.mask_id + 1)
+    spare = (tokens for tokens in policy.never if tokens != mask and tokens.start < rows)
+    return "".join(SPARE.format(start=tokens.start, stop=tokens.stop or "") for tokens in spare)
 
 
 def still_masked(policy: Policy, provenance: Provenance) -> list[int]:
