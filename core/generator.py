@@ -11,6 +11,7 @@ dropped. The head runs on the masked positions of the current block. A row's ran
 """
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +23,7 @@ from core.masking_strategy import MaskingStrategy
 from core.sampling import STALE
 from core.sampling.caches import build_context, check_cache
 from core.sampling.canvas import LAG, Canvas, Transition, check_blocks, check_blocks_of_model
+from core.sampling.counts import counts_named
 from core.sampling.noise import REVEAL, RowNoise
 from core.sampling.prediction import check_temperature
 from core.sampling.samplers import ancestral, check_certainty, check_solves, check_timed, sampler_named
@@ -50,6 +52,7 @@ class DiffusionGenerator:
             finished blocks of a block-causal model; ``off``: nothing; ``prefix``, ``dual``: approximations for a
             bidirectional model, another law than its own.
         cache_refresh: for these, evaluations between two of the whole sequence; None: one a block.
+        counts: a key of `COUNTS`, for count_matched.
 
     Raises:
         ValueError: unknown names, blocks that do not divide the canvas, or steps that do not divide into the blocks.
@@ -71,6 +74,7 @@ class DiffusionGenerator:
         entropy_bound: float = 0.1,
         cache: str = "exact",
         cache_refresh: int | None = None,
+        counts: str = "schedule",
     ):
         block_length = canvas_length if block_length is None else block_length
         self.sampler, self.selection = sampler_named(sampler), selection_named(selection)
@@ -87,6 +91,7 @@ class DiffusionGenerator:
         self.temperature, self.eos_id = temperature, eos_id
         self.threshold, self.entropy_bound = threshold, entropy_bound
         self.cache, self.cache_refresh = cache, cache_refresh
+        self._counts = counts_named(counts, sampler)
 
     @property
     def exact(self) -> bool:
@@ -95,9 +100,22 @@ class DiffusionGenerator:
         own = self.cache not in STALE or self.cache_refresh == 1
         return self.sampler.final and self.temperature > 0 and chosen and self.solver.exact and own
 
-    def masked_at(self, t: int | Tensor) -> int:
-        """Tokens of a block that stay masked at a timestep where counts are matched to the schedule."""
-        return round(self.block_length * self.schedule.mask_prob(t).item())
+    def masked_at(self, t: int | Tensor, size: int | None = None) -> int:
+        """Tokens of a block that stay masked at a timestep of its walk, where counts say so.
+
+        Args:
+            t: a timestep of `grid`.
+            size: tokens of the block that are on the canvas; None: all of them.
+        """
+        elsewhere = 0 if size is None else self.block_length - size
+        return max(0, self._masked[int(t)] - elsewhere)
+
+    @cached_property
+    def _masked(self) -> dict[int, int]:
+        """Tokens of a whole block that stay masked, by timestep."""
+        grid = self.grid()
+        levels = self.schedule.mask_prob(torch.tensor(grid)).tolist()
+        return dict(zip(grid, self._counts(levels, self.block_length), strict=True))
 
     def grid(self) -> list[int]:
         """The timesteps that a block visits, all masked (T + 1) to clean (-1); of an adaptive sampler, which knows no

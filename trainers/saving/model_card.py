@@ -83,8 +83,8 @@ def _model(policy: Policy, provenance: Provenance, adapter: bool) -> str:
         "schedule": f"{known['alpha_schedule']}, visible share from {known['alpha_max']} (t = 0) to "
         f"{known['alpha_min']} (t = {known['max_timesteps']})",
         "sampler": f"{known['sampler']}, {known['max_timesteps']} steps on a canvas of "
-        f"{known['max_completion_length']} tokens, {blocks}, selection {known['selection']}, temperature "
-        f"{known['temperature']}",
+        f"{known['max_completion_length']} tokens, {blocks}, selection {known['selection']}, counts by "
+        f"{known['counts']}, temperature {known['temperature']}",
     }
     if known["prediction_type"] != "masked":
         rows["network"] = f"{known['prediction_type']}, solver {known['solver']}"

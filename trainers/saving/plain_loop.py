@@ -108,6 +108,7 @@ def still_masked(policy: Policy, provenance: Provenance) -> list[int]:
         FullMaskingStrategy(0.0),
         known["max_completion_length"],
         known["block_length"],
+        counts=known["counts"],
     )
     counts = [generator.masked_at(t) for t in generator.grid()]
     return [after for before, after in pairwise(counts) if after < before]
