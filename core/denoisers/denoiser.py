@@ -36,6 +36,12 @@ class Denoiser(ABC):
     block_length: int | None = None  # tokens of a block of a block-causal model; None: every position sees every other
     prompt_in_blocks: bool = False  # whether a block-causal model reads its prompt in blocks, or as one
 
+    @property
+    def text_block(self) -> int | None:
+        """Tokens of a block where blocks are counted from the start of the text, which is then where the place at
+        which a prompt ends matters; else None."""
+        return self.block_length if self.prompt_in_blocks else None
+
     @abstractmethod
     def logits(
         self,

@@ -4,12 +4,12 @@ A block of b tokens walks down levels 1 = m_0 >= m_1 >= ... >= m_n = 0 of the ma
 
 *schedule*: round(b m) tokens are masked.
 
-*dream*: Dream's own loop (Ye et al. 2025, 2508.15487) reveals int(n (1 - s / t)) of the n tokens that are masked, at a
-step from level t to level s, and all that are left at the last of its T steps. Its levels are the linear schedule's
-with alpha_min = 0 and alpha_max = 1 - 1e-3. Rounding down delays it: the last step reveals several tokens.
+*dream*: Dream's own loop (Ye et al. 2025, 2508.15487) reveals int(n (1 - s / t)) of n masked tokens in a step from
+level t to level s, and all that are left in the last of its T steps. Its levels are the linear schedule's with
+alpha_min = 0 and alpha_max = 1 - 1e-3. Rounding down delays it: the last step reveals several tokens.
 
-A block that lies on the canvas in part is counted as a whole one, of which those tokens are revealed first that are not
-there to be revealed: it is done earlier. So do SDAR's and LLaDA2's own loops (2510.06303, 2512.15745) with the block in
+A block that lies on the canvas in part counts as a whole one whose other tokens are revealed already: it is done
+earlier. So do SDAR's and LLaDA2's own loops (2510.06303, 2512.15745) with the block in
 which a prompt ends: so many tokens a step until no mask is left.
 """
 

@@ -4,8 +4,9 @@ Timed or counted, they keep the law that the masked share of the block at timest
 
 *ancestral*: every masked token is revealed with the transition's probability; the sampler that the NELBO bounds. How
 its tokens are drawn is up to a solver (`core.sampling.solvers`).
-*count_matched*: exactly round(L_block (1 - alpha_t)) tokens stay masked, or what another rule of
-`core.sampling.counts` says, and a selection rule says which (LLaDA's uniform counts are the linear schedule). *revise*: the same counts, but a visible token that the model doubts is masked again.
+*count_matched*: exactly round(L_block (1 - alpha_t)) tokens stay masked, or what another rule of `COUNTS` says
+(`core.sampling.counts`); a selection rule says which (LLaDA's uniform counts are the linear schedule). *revise*: the
+same counts, but a visible token that the model doubts is masked again.
 *renoise*: predict everything, then noise to the next timestep, as `forward_process` does.
 
 Adaptive ones reveal as much as the model is sure of, at least one token of a row an evaluation, until the block is

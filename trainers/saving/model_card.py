@@ -70,8 +70,10 @@ def _model(policy: Policy, provenance: Provenance, adapter: bool) -> str:
     if policy.block_length is None:
         attention = "bidirectional: every token sees every other"
     else:
-        prompt = "in blocks too" if policy.prompt_in_blocks else "as one block"
-        attention = f"block-causal, blocks of {policy.block_length} tokens, the prompt {prompt}"
+        prompt = (
+            "counted from the start of the prompt" if policy.prompt_in_blocks else "behind the prompt, which is one"
+        )
+        attention = f"block-causal, blocks of {policy.block_length} tokens, {prompt}"
     shift = "predicts the token after it" if policy.logit_shift else "predicts the token there"
     rows = {
         "method": method,

@@ -28,14 +28,14 @@ def complete(prompt):
     ids = tokenizer(prompt, return_tensors="pt").input_ids
     first, mask = ids.shape[1], tokenizer.mask_token_id
     ids = torch.cat([ids, torch.full((1, CANVAS), mask)], dim=1)
-{rule}    for start in range(first, first + CANVAS, BLOCK):
-        for left in LEFT:
+{rule}    for start in range({begin}, first + CANVAS, BLOCK):
+{gone}        for left in LEFT:
             logits = model(input_ids=ids{attention}).logits[0].float()
 {shift}            logits[:, mask] = -torch.inf
 {spare}            sure, tokens = logits.softmax(dim=1).max(dim=1)
             masked = ids[0] == mask
             masked[:first] = masked[start + BLOCK :] = False
-            best = sure.masked_fill(~masked, -1).topk(int(masked.sum()) - left).indices
+            best = sure.masked_fill(~masked, -1).topk(int(masked.sum()) - {left_here}).indices
             ids[0, best] = tokens[best]
     text = ids[0, first:].tolist()
     end = text.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in text else CANVAS
@@ -46,11 +46,18 @@ print(complete({example!r}))
 """
 SPARE = "            logits[:, {start}:{stop}] = -torch.inf  # no token has these ids\n"
 SHIFT = "            logits = logits.roll(1, dims=0)  # the logit at a position predicts the token after it\n"
-# the prompt is a block of its own, or is made of blocks, of which the last ends where it does
+# the prompt is a block of its own, or blocks are counted from its start
 BLOCKS = {
     False: "    block = ((torch.arange(first + CANVAS) - first) // BLOCK).clamp(min=-1)\n",
-    True: "    block = (torch.arange(first + CANVAS) - first) // BLOCK\n",
+    True: "    block = torch.arange(first + CANVAS) // BLOCK\n",
 }
+# where they are, the first and the last one lie on the canvas in part
+PARTIAL = {
+    "begin": "first - first % BLOCK",
+    "gone": "        gone = BLOCK - int((ids[0, start : start + BLOCK] == mask).sum())  # not ours to reveal\n",
+    "left_here": "max(0, left - gone)",
+}
+WHOLE = {"begin": "first", "gone": "", "left_here": "left"}
 RULE = "    visible = (block[:, None] >= block)[None, None]  # earlier blocks and the own one\n"
 
 
@@ -77,6 +84,7 @@ def plain_loop(policy: Policy, provenance: Provenance, auto: str, here: str = ".
         left=still_masked(policy, provenance),
         trust=trust,
         rule=rule,
+        **(PARTIAL if policy.prompt_in_blocks else WHOLE),
         attention=", attention_mask=visible" if rule else "",
         spare=_without_tokens(policy),
         shift=SHIFT if policy.logit_shift else "",

@@ -63,10 +63,10 @@ def test_its_path_is_exact_and_replayed_as_recorded(rule):
 
 @pytest.mark.parametrize("kind", [kind for kind in SAMPLERS if kind != "count_matched"])
 def test_counts_are_asked_by_count_matched_alone(kind):
-    with pytest.raises(ValueError, match="counts='dream' needs generation.sampler='count_matched', got"):
+    with pytest.raises(ValueError, match=r"counts='dream' needs generation\.sampler='count_matched', got"):
         sampler(TableDenoiser(), 4, sampler=kind, counts="dream")
 
 
 def test_unknown_counts_are_named():
-    with pytest.raises(ValueError, match=f"generation.counts='all' is unknown; known: {', '.join(COUNTS)}"):
+    with pytest.raises(ValueError, match=rf"generation\.counts='all' is unknown; known: {', '.join(COUNTS)}"):
         sampler(TableDenoiser(), 4, counts="all")
