@@ -17,6 +17,7 @@ from trainers.exposure import SCHEDULED, log_follows
 from trainers.faults.tolerant import FaultTolerant
 from trainers.memory_budget import MemoryBudget
 from trainers.models.activations import checkpoint_activations
+from trainers.models.experts import ROUTERS
 from trainers.models.policy import Policy
 from trainers.saving.saving import SelfContained
 from trainers.settings.objects import build_loss, build_masking
@@ -77,6 +78,7 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
         args.max_length = None  # the canvas is the limit, checked below
         args.remove_unused_columns = False
         args.completion_only_loss = True
+        routers = getattr(policy.model.config, ROUTERS, None)
         super().__init__(
             model=policy.model,
             args=args,
@@ -86,6 +88,8 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
             data_collator=CanvasCollator(args.max_completion_length, policy.pad_id, policy.eos_id),
             **kwargs,
         )
+        if routers is not None:  # TRL writes what it trains with over the model's own
+            setattr(policy.model.config, ROUTERS, routers)
         self._build_collaborators()
         _check_lengths(self.train_dataset, args.max_completion_length)
 
