@@ -11,6 +11,7 @@ dropped. The head runs on the masked positions of the current block. A row's ran
 """
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -18,10 +19,12 @@ from torch import Tensor
 
 from core.alpha_schedule import AlphaSchedule
 from core.denoisers import Denoiser
+from core.denoisers.attention import leads
 from core.masking_strategy import MaskingStrategy
 from core.sampling import STALE
 from core.sampling.caches import build_context, check_cache
 from core.sampling.canvas import LAG, Canvas, Transition, check_blocks, check_blocks_of_model
+from core.sampling.counts import counts_named
 from core.sampling.noise import REVEAL, RowNoise
 from core.sampling.prediction import check_temperature
 from core.sampling.samplers import ancestral, check_certainty, check_solves, check_timed, sampler_named
@@ -50,6 +53,7 @@ class DiffusionGenerator:
             finished blocks of a block-causal model; ``off``: nothing; ``prefix``, ``dual``: approximations for a
             bidirectional model, another law than its own.
         cache_refresh: for these, evaluations between two of the whole sequence; None: one a block.
+        counts: a key of `COUNTS`, for count_matched.
 
     Raises:
         ValueError: unknown names, blocks that do not divide the canvas, or steps that do not divide into the blocks.
@@ -71,6 +75,7 @@ class DiffusionGenerator:
         entropy_bound: float = 0.1,
         cache: str = "exact",
         cache_refresh: int | None = None,
+        counts: str = "schedule",
     ):
         block_length = canvas_length if block_length is None else block_length
         self.sampler, self.selection = sampler_named(sampler), selection_named(selection)
@@ -87,6 +92,7 @@ class DiffusionGenerator:
         self.temperature, self.eos_id = temperature, eos_id
         self.threshold, self.entropy_bound = threshold, entropy_bound
         self.cache, self.cache_refresh = cache, cache_refresh
+        self._counts = counts_named(counts, sampler)
 
     @property
     def exact(self) -> bool:
@@ -95,9 +101,22 @@ class DiffusionGenerator:
         own = self.cache not in STALE or self.cache_refresh == 1
         return self.sampler.final and self.temperature > 0 and chosen and self.solver.exact and own
 
-    def masked_at(self, t: int | Tensor) -> int:
-        """Tokens of a block that stay masked at a timestep where counts are matched to the schedule."""
-        return round(self.block_length * self.schedule.mask_prob(t).item())
+    def masked_at(self, t: int | Tensor, size: int | None = None) -> int:
+        """Tokens of a block that stay masked at a timestep of its walk, where counts say so.
+
+        Args:
+            t: a timestep of `grid`.
+            size: tokens of the block that are on the canvas; None: all of them.
+        """
+        elsewhere = 0 if size is None else self.block_length - size
+        return max(0, self._masked[int(t)] - elsewhere)
+
+    @cached_property
+    def _masked(self) -> dict[int, int]:
+        """Tokens of a whole block that stay masked, by timestep."""
+        grid = self.grid()
+        levels = self.schedule.mask_prob(torch.tensor(grid)).tolist()
+        return dict(zip(grid, self._counts(levels, self.block_length), strict=True))
 
     def grid(self) -> list[int]:
         """The timesteps that a block visits, all masked (T + 1) to clean (-1); of an adaptive sampler, which knows no
@@ -117,6 +136,8 @@ class DiffusionGenerator:
     ) -> Trajectory:
         """Write one completion for each prompt row.
 
+        Rows whose blocks begin at the same positions of the canvas walk together; which do does not show.
+
         Args:
             prompt_ids: left-padded prompts, (B, P).
             prompt_mask: 0 on padding, (B, P).
@@ -125,15 +146,44 @@ class DiffusionGenerator:
             observe: called as ``observe(timestep, ids)`` after each transition that evaluated the model; ids is the
                 canvas (B, L) with masks in place.
         """
-        shape, device = (prompt_ids.size(0), self.canvas_length), prompt_ids.device
-        ids = torch.full(shape, self.denoiser.mask_id, dtype=torch.int64, device=device)
-        own = RowNoise(noise, *shape, device)
+        own = RowNoise(noise, prompt_ids.size(0), self.canvas_length, prompt_ids.device)
+        lead = leads(prompt_mask, self.denoiser.text_block)
+        found = [0] if self.denoiser.text_block is None else lead.unique().tolist()
+        if len(found) == 1:
+            return self._write(prompt_ids, prompt_mask, own, found[0], observe)
+        whole, parts = self._masks(len(prompt_ids), prompt_ids.device), []
+        groups = [(lead == each).nonzero().flatten() for each in found]
+        for each, rows in zip(found, groups, strict=True):
+            watch = observe and _within(whole, rows, observe)
+            parts.append(self._write(prompt_ids[rows], prompt_mask[rows], own.rows(rows), each, watch))
+        return Trajectory.cat(parts)[torch.cat(groups).argsort()]
+
+    def blocks(self, lead: int) -> list[slice]:
+        """The blocks of a canvas, left to right, the first of which holds so many tokens of the prompt, too: on the
+        canvas it is shorter then, and so is the last one."""
+        starts = range(-lead, self.canvas_length, self.block_length)
+        return [slice(max(start, 0), min(start + self.block_length, self.canvas_length)) for start in starts]
+
+    def _masks(self, rows: int, device: torch.device) -> Int[Tensor, "B L"]:
+        return torch.full((rows, self.canvas_length), self.denoiser.mask_id, dtype=torch.int64, device=device)
+
+    def _write(
+        self,
+        prompt_ids: Int[Tensor, "B P"],
+        prompt_mask: Tensor,
+        own: RowNoise,
+        lead: int,
+        observe: Callable[[int, Tensor], None] | None,
+    ) -> Trajectory:
+        """Complete rows whose blocks begin at the same positions."""
+        device = prompt_ids.device
+        ids, lag = self._masks(len(prompt_ids), device), 0 if device.type == "cpu" else LAG
         context = build_context(self.cache, self.cache_refresh, self.denoiser, prompt_ids, prompt_mask)
-        canvas = Canvas(self, context, own, ids, own.everywhere(REVEAL), lag=0 if device.type == "cpu" else LAG)
-        for start in range(0, self.canvas_length, self.block_length):
-            canvas.enter(slice(start, start + self.block_length))
+        canvas = Canvas(self, context, own, ids, own.everywhere(REVEAL), lag)
+        for block in self.blocks(lead):
+            canvas.enter(block)
             self._walk(canvas, observe)
-        return self._recorded(canvas)
+        return self._recorded(canvas, lead)
 
     def _walk(self, canvas: Canvas, observe: Callable[[int, Tensor], None] | None) -> None:
         """Take the block that the canvas is at down the grid, until every row has stopped."""
@@ -152,7 +202,7 @@ class DiffusionGenerator:
                 canvas.stop_finished(self.eos_id)
             canvas.inform_host(shrinking=self.sampler.final, finish_early=self.sampler.adaptive)
 
-    def _recorded(self, canvas: Canvas) -> Trajectory:
+    def _recorded(self, canvas: Canvas, lead: int) -> Trajectory:
         """The rollout that a finished canvas holds."""
         ended = torch.zeros_like(canvas.ids, dtype=torch.bool) if self.eos_id is None else canvas.ids == self.eos_id
         return Trajectory(
@@ -164,6 +214,7 @@ class DiffusionGenerator:
             forwards=canvas.forwards,
             exact=self.exact,
             eos_id=self.eos_id,
+            lead=None if self.denoiser.text_block is None else torch.full_like(canvas.forwards, lead),
         )
 
     @torch.no_grad()
@@ -188,7 +239,12 @@ class DiffusionGenerator:
             u: one uniform a token, (B, L): which tokens are masked at which timestep.
             start, stop: timesteps on the closed grid, start >= stop, (B,).
             noise: the only source of randomness, as in `generate`.
+
+        Raises:
+            ValueError: prompts that end inside of a block, so that the canvas is more than one.
         """
+        if bool(leads(prompt_mask, self.denoiser.text_block).any()):
+            raise ValueError("a walk takes the whole canvas as one block, and prompts end inside of a block")
         ids = ids.masked_fill(self.masking.hide(u, start), self.denoiser.mask_id)
         context = build_context("off", None, self.denoiser, prompt_ids, prompt_mask)
         canvas = Canvas(self, context, RowNoise(noise, ids.size(0), ids.size(1), ids.device), ids, u)
@@ -196,3 +252,15 @@ class DiffusionGenerator:
             t, to, after = ((start - step - ahead).clamp(min=stop) for ahead in range(3))
             ancestral(canvas, Transition(t, to, after))
         return canvas
+
+
+def _within(
+    whole: Int[Tensor, "B L"], rows: Int[Tensor, " n"], observe: Callable[[int, Tensor], None]
+) -> Callable[[int, Tensor], None]:
+    """For an observer of all rows: what it is told where only some of them move."""
+
+    def watch(timestep: int, ids: Int[Tensor, "n L"]) -> None:
+        whole[rows] = ids
+        observe(timestep, whole.clone())
+
+    return watch

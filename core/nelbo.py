@@ -122,7 +122,7 @@ class TrajectoryNELBOLoss(Likelihood):
 
     def _rollout_states(self, trajectory: Trajectory, noise: Noise) -> dict[str, Tensor]:
         """The steps of (2), or segments of them."""
-        blocks = Blocks.of(trajectory.step_map, self.causal_block_length)
+        blocks = Blocks.of(trajectory.step_map, self.causal_block_length, trajectory.lead)
         step_map, steps = dense_steps(blocks.apart(trajectory.step_map.cpu()))
         if self.replay != "segments":
             steps = blocks.longest(steps)

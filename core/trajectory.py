@@ -35,6 +35,8 @@ class Trajectory:
             position (low_confidence), where tokens are drawn again (renoise, revise) or from an extrapolated law (the
             solvers dpm and unipc), and for greedy decoding.
         eos_id: the token that ends a completion, or None.
+        lead: tokens of the prompt that share a block with the first tokens of the canvas, (B,), see
+            `core.denoisers.attention.leads`; None: the model's blocks, if it has any, begin where the canvas does.
     """
 
     ids: Int[Tensor, "B L"]
@@ -45,6 +47,7 @@ class Trajectory:
     forwards: Int[Tensor, " B"]
     exact: bool
     eos_id: int | None
+    lead: Int[Tensor, " B"] | None = None
 
     @property
     def completion_ids(self) -> Int[Tensor, "B L"]:

@@ -28,8 +28,8 @@ def roll_out(
 ) -> Trajectory:
     """One completion a prompt, in the order of the prompts.
 
-    Batches are formed by length, so that there is little padding and often none; repetitions of a prompt stay
-    neighbours and share their first evaluation. Each completion depends on its own key: the batches do not show.
+    Batches are formed `by_length`; repetitions of a prompt stay neighbours and share their first evaluation. Each
+    completion depends on its own key: the batches do not show.
 
     Args:
         sampler: what completes.
@@ -39,12 +39,24 @@ def roll_out(
         batch_size: prompts of one forward.
         device: where the model is.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # stable
+    order = by_length([len(prompt) for prompt in prompts], sampler.denoiser.text_block)
     parts = []
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         parts.append(sampler.generate(*padded([prompts[i] for i in rows], pad_id, device), keys[rows]))
     return Trajectory.cat(parts)[torch.tensor(order, device=device).argsort()]
+
+
+def by_length(lengths: Sequence[int], text_block: int | None) -> list[int]:
+    """The places of prompts in the order in which batches are cut from them: of like length, so that there is little
+    padding and often none.
+
+    Args:
+        lengths: of the prompts, tokens.
+        text_block: tokens of a block, where blocks are counted from the start of the text: only prompts that end at
+            the same place of a block are written side by side, so those follow one another. Else None.
+    """
+    return sorted(range(len(lengths)), key=lambda i: (lengths[i] % (text_block or 1), lengths[i]))  # stable
 
 
 def padded(

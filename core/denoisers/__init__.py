@@ -5,6 +5,7 @@
     attention.py          who sees whom: bidirectional, block-causal, annealed
     annealed_denoiser.py  a denoiser under such a rule; unpadded.py: rows of equal length, for models that ignore masks
     projection.py         log-probabilities of chosen tokens, without all logits; partial_forward.py: a model cut short
+    vocabulary.py         what is never predicted: the mask token, rows without a token
 
 On the lowest floor: imports nothing of ours.
 """

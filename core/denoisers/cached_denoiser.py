@@ -77,7 +77,7 @@ class CachedDenoiser(Denoiser):
             columns: which positions of the span to predict, ascending in each row, none twice, (B, C); C may be 0.
 
         Returns:
-            Logits (B * C, V), row by row, -inf at the mask token; and keys and values of the span, (B, heads, Q, d) a
+            Logits (B * C, V), row by row, as in `Denoiser.logits`; and keys and values of the span, (B, heads, Q, d) a
             layer.
 
         Raises:

@@ -26,6 +26,7 @@ from core.denoisers.partial_forward import (
     scoring_head_at,
 )
 from core.denoisers.projection import of_targets, tempered_logps
+from core.denoisers.vocabulary import Never, exclude
 
 
 class Denoiser(ABC):
@@ -35,6 +36,12 @@ class Denoiser(ABC):
     block_length: int | None = None  # tokens of a block of a block-causal model; None: every position sees every other
     prompt_in_blocks: bool = False  # whether a block-causal model reads its prompt in blocks, or as one
 
+    @property
+    def text_block(self) -> int | None:
+        """Tokens of a block where blocks are counted from the start of the text, which is then where the place at
+        which a prompt ends matters; else None."""
+        return self.block_length if self.prompt_in_blocks else None
+
     @abstractmethod
     def logits(
         self,
@@ -43,7 +50,8 @@ class Denoiser(ABC):
         rows: Bool[Tensor, "B N"],
         position_ids: Int[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "R V"]:
-        """float32 logits at the positions where ``rows`` is True, in row-major order; -inf at the mask token.
+        """float32 logits at the positions where ``rows`` is True, in row-major order; -inf at the mask token
+        and at rows without a token (`core.denoisers.vocabulary`).
 
         Args:
             ids: token ids with masks in place, (B, N).
@@ -132,6 +140,7 @@ class ModelDenoiser(EmbeddingDenoiser):
         last_feed_forward: the last layer's position-wise module, behind which only position-wise things come: it is
             then run where something is predicted and nowhere else. Looked at once, and left alone where it is not so.
             None: not known.
+        never: what else is never predicted, the mask token among it; None: the mask token alone.
     """
 
     def __init__(
@@ -142,9 +151,11 @@ class ModelDenoiser(EmbeddingDenoiser):
         logit_shift: bool = False,
         embedding: nn.Module | None = None,
         last_feed_forward: nn.Module | None = None,
+        never: Never | None = None,
     ):
         self.model, self.mask_id, self.head, self.logit_shift = model, mask_id, head, logit_shift
         self.embedding, self.last_feed_forward = embedding, last_feed_forward
+        self.never = (slice(mask_id, mask_id + 1),) if never is None else never
 
     def logits(
         self,
@@ -181,7 +192,7 @@ class ModelDenoiser(EmbeddingDenoiser):
         rows = self._shifted(rows)
         with (
             feed_forward_at(self._skippable(inputs), rows),
-            scoring_head_at(self.head, rows, targets, self.mask_id, temperature),
+            scoring_head_at(self.head, rows, targets, self.never, temperature),
         ):
             logps, entropies = logits_of(self.model, inputs).unbind(dim=1)
         return logps, entropies.detach()
@@ -239,7 +250,7 @@ class ModelDenoiser(EmbeddingDenoiser):
 
     def _logits(self, inputs: dict[str, Any], rows: Tensor) -> Float[Tensor, "R V"]:
         """The model's float32 logits at ``rows``, a mask (B, N) or columns (B, K): shifted if need be, projected there
-        alone, mask token excluded."""
+        alone, -inf at what is never predicted."""
         rows = self._shifted(rows)
         with feed_forward_at(self._skippable(inputs), rows):
             if self.head is None:
@@ -247,13 +258,7 @@ class ModelDenoiser(EmbeddingDenoiser):
             else:
                 with head_at(self.head, rows):
                     logits = logits_of(self.model, inputs)
-        logits = logits.float()
-        if not logits.requires_grad:
-            logits[:, self.mask_id] = float("-inf")  # in place: at large vocabularies a copy is what sampling costs
-            return logits
-        mask_column = torch.zeros(logits.size(-1), dtype=torch.bool, device=logits.device)
-        mask_column[self.mask_id] = True
-        return logits.masked_fill(mask_column, float("-inf"))
+        return exclude(logits.float(), self.never)
 
     def _shifted(self, rows: Tensor) -> Tensor:
         """Where the logits for ``rows`` stand."""

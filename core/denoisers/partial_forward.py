@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.denoisers.projection import project
+from core.denoisers.vocabulary import Never
 
 
 def logits_of(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
@@ -60,14 +61,14 @@ def head_at(head: nn.Module, rows: Tensor) -> Iterator[None]:
 
 @contextmanager
 def scoring_head_at(
-    head: nn.Module, rows: Tensor, targets: Tensor, mask_id: int, temperature: float
+    head: nn.Module, rows: Tensor, targets: Tensor, never: Never, temperature: float
 ) -> Iterator[None]:
     """Let ``head`` return `of_targets` of its logits, (R, 2), in their place: exchanged rather than hooked, as a hook
     comes when all logits are there."""
 
     def instead(forward: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
         parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]  # whole by now, if ever
-        return project(forward, parameters, pick(hidden, rows), targets, mask_id, temperature)
+        return project(forward, parameters, pick(hidden, rows), targets, never, temperature)
 
     with replaced_forward(head, instead):
         yield

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import get_device_states, set_device_states
 
+from core.denoisers.vocabulary import Never, fill_
+
 # Logits in one chunk: 16 MiB of float32, of which two are held at a time. But no fewer rows than these, 32 MiB for a
 # vocabulary of 126k: thinner matrix products are slower.
 CHUNK_LOGITS, CHUNK_ROWS = 2**22, 64
@@ -40,11 +42,11 @@ def project(
     parameters: list[nn.Parameter],
     hidden: Float[Tensor, "R d"],
     targets: Int[Tensor, " R"],
-    mask_id: int,
+    never: Never,
     temperature: float,
     chunk_rows: int | None = None,
 ) -> Float[Tensor, "R 2"]:
-    """`of_targets` of the tempered log-probabilities of ``head(hidden)``, the mask token excluded, in float32.
+    """`of_targets` of the tempered log-probabilities of ``head(hidden)``, in float32.
 
     Autocast and the random state (dropout in a head's adapter) are in the backward pass what they were here. No double
     backward.
@@ -54,14 +56,14 @@ def project(
         parameters: all weights of ``head`` that are to get a gradient.
         hidden: hidden states, (R, d).
         targets: token ids, (R,).
-        mask_id: id of the mask token, which has probability 0.
+        never: tokens of probability 0, see `core.denoisers.vocabulary`.
         temperature: as in `tempered_logps`.
         chunk_rows: positions in one chunk; None: by `CHUNK_LOGITS` and `CHUNK_ROWS`.
 
     Returns:
         The log-probability of each target and the entropy of its distribution (no gradient), (R, 2).
     """
-    return _Projection.apply(head, mask_id, temperature or 1.0, chunk_rows, hidden, targets, *parameters)
+    return _Projection.apply(head, never, temperature or 1.0, chunk_rows, hidden, targets, *parameters)
 
 
 class _Projection(torch.autograd.Function):
@@ -71,7 +73,7 @@ class _Projection(torch.autograd.Function):
     def forward(
         ctx: Any,
         head: Callable[[Tensor], Tensor],
-        mask_id: int,
+        never: Never,
         temperature: float,
         chunk_rows: int | None,
         hidden: Tensor,
@@ -87,7 +89,7 @@ class _Projection(torch.autograd.Function):
         for start in range(0, hidden.size(0), rows):
             chunk, aim = slice(start, start + rows), targets[start : start + rows]
             logits = _tempered(_call(head, hidden[chunk]), temperature)
-            logits[:, mask_id] = float("-inf")
+            fill_(logits, never, float("-inf"))
             logps = torch.log_softmax(logits, dim=1)
             of_target = logits.gather(1, aim.unsqueeze(1)).squeeze(1)
             del logits  # the next line makes another one of its size
@@ -95,7 +97,7 @@ class _Projection(torch.autograd.Function):
             normalisers[chunk] = of_target - values[chunk, 0]
         device = hidden.device.type
         ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-        ctx.arguments = head, mask_id, temperature, rows
+        ctx.arguments = head, never, temperature, rows
         ctx.save_for_backward(hidden, targets, normalisers, *parameters)
         return values
 
@@ -103,7 +105,7 @@ class _Projection(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         hidden, targets, normalisers, *parameters = ctx.saved_tensors
-        head, mask_id, temperature, rows = ctx.arguments
+        head, never, temperature, rows = ctx.arguments
         weight = gradient[:, :1] / temperature
         for_hidden = torch.empty_like(hidden)
         linear = _plain_linear(head, ctx.autocast)
@@ -117,7 +119,7 @@ class _Projection(torch.autograd.Function):
                 logits = through.logits(hidden[chunk])
                 # d log p(target) / d logits = (one-hot - softmax) / temperature
                 slope = _tempered(logits, temperature).sub_(normalisers[chunk].unsqueeze(1)).exp_()
-                slope[:, mask_id] = 0.0
+                fill_(slope, never, 0.0)
                 slope.mul_(-weight[chunk]).scatter_add_(1, targets[chunk].unsqueeze(1), weight[chunk])
                 for_hidden[chunk] = through.backward(slope.to(logits.dtype))
         for_parameters = through.gradients

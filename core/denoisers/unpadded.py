@@ -23,7 +23,7 @@ class UnpaddedDenoiser(EmbeddingDenoiser):
     """
 
     def __init__(self, inner: ModelDenoiser):
-        self.inner, self.model, self.mask_id = inner, inner.model, inner.mask_id
+        self.inner, self.model, self.mask_id, self.never = inner, inner.model, inner.mask_id, inner.never
 
     def logits(
         self,

@@ -67,7 +67,9 @@ class SelectionReplay(TrajectoryNELBOLoss):
     ) -> dict[str, Tensor]:
         """The replayed steps, and ``candidates`` (B, M, L): every masked position of the block that the step is in."""
         drawn = super().draw_states(masking, length, noise, trajectory)
-        block = torch.arange(length) // (self.block_length or length)
+        assert trajectory is not None  # it was replayed
+        lead = 0 if trajectory.lead is None else trajectory.lead.cpu()[:, None, None]
+        block = (torch.arange(length) + lead) // (self.block_length or length)
         here = block == torch.where(drawn["scored"], block, -1).amax(dim=2, keepdim=True)  # a step is in one block
         return {**drawn, "candidates": drawn["hidden"] & here}
 

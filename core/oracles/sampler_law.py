@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from core.denoisers.attention import block_causal, leads
 from core.denoisers.denoiser import tempered_logps
 from core.generator import DiffusionGenerator
 from core.oracles.exact import nested_pairs, subsets
@@ -48,6 +49,7 @@ class StateTable:
         masked: the masked positions of each state, (S, L).
         policy_logps: log-probabilities at the policy's temperature at masked positions, 0 at visible ones, (S, L, V).
         logps: the same at temperature 1, which the selection rules look at, (S, L, V).
+        lead: tokens of the prompt that are in the first block of the canvas.
     """
 
     completions: Int[Tensor, "X L"]
@@ -56,6 +58,7 @@ class StateTable:
     masked: Bool[Tensor, "S L"]
     policy_logps: Float[Tensor, "S L V"]
     logps: Float[Tensor, "S L V"]
+    lead: int = 0
 
     def own(self, logps: Float[Tensor, "S L V"]) -> Float[Tensor, "X A L"]:
         """The entries of one of the two tables for the completions' own tokens."""
@@ -99,9 +102,13 @@ def state_table(
     asked = masked.any(dim=1)
     states = torch.cat([prompt_ids.expand(canvases.size(0), -1), canvases], dim=1)[asked]
     rows = torch.cat([masked.new_zeros(len(masked), prompt_ids.size(0)), masked], dim=1)[asked]
+    denoiser, whole_prompt = generator.denoiser, torch.ones_like(prompt_ids).unsqueeze(0)
+    length, visible = denoiser.block_length, None
+    if length is not None:
+        visible = block_causal(whole_prompt, completions.size(1), length, denoiser.prompt_in_blocks)
     logits = torch.cat(
         [
-            generator.denoiser.logits(part, None, part_rows).double()
+            denoiser.logits(part, None if visible is None else visible.expand(len(part), -1, -1), part_rows).double()
             for part, part_rows in zip(states.split(chunk), rows.split(chunk), strict=True)
         ]
     )
@@ -117,6 +124,7 @@ def state_table(
         masked=masked,
         policy_logps=table(tempered_logps(logits, generator.temperature)),
         logps=table(tempered_logps(logits, 1.0)),
+        lead=int(leads(whole_prompt, denoiser.text_block)),
     )
 
 
@@ -214,7 +222,8 @@ def count_matched_law(
     moves: Moves, generator: DiffusionGenerator, t: int, to: int
 ) -> tuple[Moves, Float[Tensor, "_ n"]]:
     """From the schedule's count at t to that at ``to``; the selection rule says which."""
-    moves = moves.of_size(generator.masked_at(t), generator.masked_at(to))
+    size = int(moves.block.sum())
+    moves = moves.of_size(generator.masked_at(t, size), generator.masked_at(to, size))
     return moves, SELECTION_LAWS[generator.selection.score](moves, generator.selection)
 
 
@@ -247,8 +256,7 @@ def log_likelihoods(table: StateTable, generator: DiffusionGenerator) -> Float[T
     value = torch.zeros(table.state.shape, dtype=torch.float64, device=device)
     value[:, 0] = 1.0
     law, transitions = SAMPLER_LAWS[generator.sampler.step], list(pairwise(generator.grid()))
-    for start in range(length - generator.block_length, -1, -generator.block_length):
-        stop = start + generator.block_length
+    for start, stop in ((block.start, block.stop) for block in reversed(generator.blocks(table.lead))):
         inside, later = (1 << stop) - (1 << start), (1 << length) - (1 << stop)
         here = (whole & ~inside == later) & (part & ~inside == 0)
         positions = torch.arange(length, device=device)

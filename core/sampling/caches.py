@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.denoisers import CachedDenoiser, Denoiser, KeyValues
-from core.denoisers.attention import bidirectional, block_causal
+from core.denoisers.attention import bidirectional, block_causal, leads
 from core.names import check_known
 from core.sampling.context import Context, WholeCanvas
 from core.sampling.samplers import SAMPLERS
@@ -65,9 +65,15 @@ class FinishedBlocks(CachedContext):
     """Exact memory of a block-causal model: the prompt, encoded once for each run of equal prompts, and the finished
     blocks. A finished block is encoded in the first evaluation of the next one.
 
+    Where a block holds the end of the prompt and the first tokens of the canvas, it is remembered when it is finished
+    like any other: positions of the canvas are counted from below 0 then.
+
     Args:
         denoiser, prompt_ids, prompt_mask: see `Context`; the denoiser has a ``block_length``.
         fused: False encodes a finished block by itself: the same numbers, one forward more.
+
+    Raises:
+        ValueError: a denoiser without blocks, or prompts that end at different places of a block.
     """
 
     def __init__(
@@ -77,7 +83,12 @@ class FinishedBlocks(CachedContext):
         if denoiser.block_length is None:
             raise ValueError("the denoiser is not block-causal: expected a block_length, got None")
         self.block_length, self.fused = denoiser.block_length, fused
-        self.stored = 0  # canvas tokens in the memory
+        text_block = denoiser.text_block
+        found = [0] if text_block is None else leads(prompt_mask, text_block).unique().tolist()
+        if len(found) > 1:
+            raise ValueError(f"prompts end after {found} tokens of a block: expected the same number in every row")
+        self.lead = found[0]  # tokens of the prompt in the first block of the canvas
+        self.stored = -self.lead  # canvas tokens in the memory
 
     def logits(
         self, ids: Int[Tensor, "B L"], rows: Int[Tensor, " n"], columns: Int[Tensor, "n K"], block: slice
@@ -85,13 +96,14 @@ class FinishedBlocks(CachedContext):
         """One forward from the end of what is stored to the end of the block; it stores blocks finished meanwhile."""
         if self.memory is None:
             return self._begin(ids, rows, columns, block)
+        begin = self._begin_of(block)
         if not self.fused:
-            self._store(ids, block.start)
+            self._store(ids, begin)
         start = self.stored
         logits, written = self._behind(ids, rows, slice(start, block.stop), columns)
-        if start < block.start:
-            self._hold(rows, self._memory_of(rows).cat(written.select(slice(0, block.start - start))))
-            self.stored = block.start
+        if start < begin:
+            self._hold(rows, self._memory_of(rows).cat(written.select(slice(0, begin - start))))
+            self.stored = begin
         return logits, None
 
     def logits_where(
@@ -101,8 +113,12 @@ class FinishedBlocks(CachedContext):
         # Not all rows may be asked, but others may be later: what they will need is stored for all.
         if self.memory is None:
             self._begin(ids, self.held, self.held.new_zeros(len(ids), 0), block)
-        self._store(ids, block.start)
+        self._store(ids, self._begin_of(block))
         return super().logits_where(ids, rows, where, block)
+
+    def _begin_of(self, block: slice) -> int:
+        """The canvas position of a block's first token, which may be the prompt's."""
+        return block.start if block.start > 0 else -self.lead
 
     def _begin(
         self, ids: Int[Tensor, "B L"], rows: Int[Tensor, " n"], columns: Int[Tensor, "n K"], block: slice
@@ -113,7 +129,7 @@ class FinishedBlocks(CachedContext):
         visible = block_causal(whole, block.stop, self.block_length, self.denoiser.prompt_in_blocks)
         span = slice(0, self.prompt_length + block.stop)
         logits, written = self._run(ids, asked, span, at, visible, None)
-        prompt = written.select(slice(0, self.prompt_length))
+        prompt = written.select(slice(0, self.prompt_length - self.lead))
         self._hold(rows, prompt if of is None else prompt.rows(self.group))
         return logits, of
 

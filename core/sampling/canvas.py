@@ -60,8 +60,8 @@ class Settings(Protocol):
     threshold: float
     entropy_bound: float
 
-    def masked_at(self, t: int | Tensor) -> int:
-        """Tokens of a block that stay masked at t where counts are matched to the schedule."""
+    def masked_at(self, t: int | Tensor, size: int | None = None) -> int:
+        """Tokens of a block, ``size`` of which are on the canvas, that stay masked at t where counts say so."""
         ...
 
 

@@ -61,9 +61,11 @@ class Context(ABC):
         return self.leaders, columns[self.leaders], of
 
     def seen(self, rows: Int[Tensor, " n"], length: int) -> Tensor:
-        """0 on padding, over the prompt and ``length`` tokens of the canvas, (n, P + length)."""
+        """0 on padding, over the prompt and ``length`` tokens of the canvas, (n, P + length); below 0: over the prompt
+        without its end."""
         prompt = torch.ones_like(self.prompt_ids) if self.prompt_mask is None else self.prompt_mask
-        return torch.cat([prompt[rows], prompt.new_ones(len(rows), length)], dim=1)
+        prompt = prompt[rows, : self.prompt_length + min(length, 0)]
+        return torch.cat([prompt, prompt.new_ones(len(rows), max(length, 0))], dim=1)
 
 
 class WholeCanvas(Context):

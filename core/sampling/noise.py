@@ -46,6 +46,10 @@ class RowNoise:
             raise ValueError(f"keys of shape {tuple(keys.shape)}, {keys.dtype}: expected ({rows},), torch.int64")
         self.keys, self.width = keys.to(device), width
 
+    def rows(self, rows: Int[Tensor, " n"]) -> "RowNoise":
+        """The numbers of some rows."""
+        return RowNoise(self.keys[rows], len(rows), self.width, self.keys.device)
+
     def uniform(
         self,
         purpose: int,

@@ -4,8 +4,9 @@ Timed or counted, they keep the law that the masked share of the block at timest
 
 *ancestral*: every masked token is revealed with the transition's probability; the sampler that the NELBO bounds. How
 its tokens are drawn is up to a solver (`core.sampling.solvers`).
-*count_matched*: exactly round(L_block (1 - alpha_t)) tokens stay masked, a selection rule says which (LLaDA's uniform
-counts are the linear schedule). *revise*: the same counts, but a visible token that the model doubts is masked again.
+*count_matched*: exactly round(L_block (1 - alpha_t)) tokens stay masked, or what another rule of `COUNTS` says
+(`core.sampling.counts`); a selection rule says which (LLaDA's uniform counts are the linear schedule). *revise*: the
+same counts, but a visible token that the model doubts is masked again.
 *renoise*: predict everything, then noise to the next timestep, as `forward_process` does.
 
 Adaptive ones reveal as much as the model is sure of, at least one token of a row an evaluation, until the block is
@@ -29,8 +30,9 @@ from core.sampling.noise import POSITION, RENOISE
 
 
 def count_matched(canvas: Canvas, transition: Transition) -> None:
-    """Reveal the best-scored positions until round(L_block * mask_prob) are left."""
-    masked, left = canvas.settings.masked_at(transition.t), canvas.settings.masked_at(transition.to)
+    """Reveal the best-scored positions until as many are left as `core.sampling.counts` says."""
+    length = canvas.block.stop - canvas.block.start
+    masked, left = (canvas.settings.masked_at(t, length) for t in (transition.t, transition.to))
     if masked == left:
         return
     columns = canvas.columns(masked)
@@ -66,8 +68,8 @@ def revise(canvas: Canvas, transition: Transition) -> None:
     confidence as in P2 (Peng et al. 2025, 2502.03540, self-planning). Visible tokens are positions that the bound does
     not train; `core.scheduled_sampling` says how to.
     """
-    masked, left = canvas.settings.masked_at(transition.t), canvas.settings.masked_at(transition.to)
     length = canvas.block.stop - canvas.block.start
+    masked, left = (canvas.settings.masked_at(t, length) for t in (transition.t, transition.to))
     if left == length or left == masked == 0:
         return
     columns = canvas.columns(length)

@@ -100,34 +100,51 @@ REPLAYS: dict[str, Callable[[Tensor, int, Noise, int], Runs]] = {"drawn": drawn,
 class Blocks:
     """A canvas as n blocks of b tokens that are replayed side by side: B rows of L tokens are R = B * n rows of b.
 
+    Where the first block of a row holds tokens of its prompt, the canvas lies in one block more, and in part of the
+    first and of the last. All rows of such a model have that one, so that what is drawn depends on no other row.
+
     Attributes:
         rows: B.
         count: n.
+        length: b.
+        place: where each token of the canvas stands in its row's n * b, (B, L); None: n * b = L, and in order.
     """
 
     rows: int
     count: int
+    length: int
+    place: Int[Tensor, "B L"] | None = None
 
     @staticmethod
-    def of(step_map: Int[Tensor, "B L"], block_length: int | None) -> "Blocks":
-        """Blocks of ``block_length`` tokens; None: the canvas is one block.
+    def of(step_map: Int[Tensor, "B L"], block_length: int | None, lead: Int[Tensor, " B"] | None) -> "Blocks":
+        """Blocks of ``block_length`` tokens; None: the canvas is one block. ``lead``: see `Trajectory`.
 
         Raises:
             ValueError: the blocks do not divide the canvas.
         """
         rows, length = step_map.shape
-        block_length = block_length or length
+        if block_length is None:
+            return Blocks(rows, 1, length)
         if length % block_length:
             raise ValueError(f"causal_block_length={block_length}: expected a divisor of the canvas, {length} tokens")
-        return Blocks(rows, length // block_length)
+        if lead is None:
+            return Blocks(rows, length // block_length, block_length)
+        place = torch.arange(length) + lead.cpu().unsqueeze(1)
+        return Blocks(rows, length // block_length + 1, block_length, place)
 
-    def apart(self, values: Int[Tensor, "B L"]) -> Int[Tensor, "R b"]:
-        """Every block as a row of its own."""
-        return values.reshape(self.rows * self.count, -1)
+    def apart(self, step_map: Int[Tensor, "B L"]) -> Int[Tensor, "R b"]:
+        """Every block as a row of its own; `NEVER` where it does not lie on the canvas."""
+        if self.place is not None:
+            everywhere = step_map.new_full((self.rows, self.count * self.length), NEVER)
+            step_map = everywhere.scatter(1, self.place, step_map)
+        return step_map.reshape(self.rows * self.count, self.length)
 
     def beside(self, states: Bool[Tensor, "R M b"]) -> Bool[Tensor, "B M L"]:
         """The inverse, for states: each holds one of every block."""
-        return states.unflatten(0, (self.rows, self.count)).transpose(1, 2).flatten(2)
+        beside = states.unflatten(0, (self.rows, self.count)).transpose(1, 2).flatten(2)
+        if self.place is None:
+            return beside
+        return beside.gather(2, self.place.unsqueeze(1).expand(-1, beside.size(1), -1))
 
     def longest(self, steps: Int[Tensor, " R"]) -> Int[Tensor, " R"]:
         """For every block, the steps of that block of its row which took most."""

@@ -49,8 +49,9 @@ def state_inputs(
     rows = torch.cat([torch.zeros_like(draws.prompt_hidden), where], dim=2).flatten(0, 1)
     num_states = draws.hidden.size(1)
     if denoiser.block_length is not None:
-        rule = noisy_and_clean(prompt_mask, ids.size(1), denoiser.block_length, denoiser.prompt_in_blocks)
-        return _beside_clean_text(states, rows, rule, ids, num_states, denoiser.block_length)
+        rule, part = noisy_and_clean(prompt_mask, ids.size(1), denoiser.block_length, denoiser.prompt_in_blocks)
+        text = torch.cat([prompts, ids.unsqueeze(1).expand_as(canvases)], dim=2).flatten(0, 1)
+        return _beside_clean_text(states, rows, rule.repeat_interleave(num_states, dim=0), text[:, part], part)
     attention_mask = torch.cat([prompt_mask, torch.ones_like(ids, dtype=prompt_mask.dtype)], dim=1)
     return {"ids": states, "attention_mask": attention_mask.repeat_interleave(num_states, dim=0), "rows": rows}
 
@@ -58,22 +59,19 @@ def state_inputs(
 def _beside_clean_text(
     states: Int[Tensor, "S N"],
     rows: Bool[Tensor, "S N"],
-    rule: Bool[Tensor, "B K K"],
-    ids: Int[Tensor, "B L"],
-    num_states: int,
-    block_length: int,
+    rule: Bool[Tensor, "S K K"],
+    clean: Int[Tensor, "S C"],
+    part: slice,
 ) -> dict[str, Tensor]:
-    """For a block-causal model: [prompt | noisy canvas] becomes [prompt | noisy canvas | clean canvas], so that one
+    """For a block-causal model: [prompt | noisy canvas] becomes [prompt | noisy canvas | clean part], so that one
     forward predicts each block from its own noisy tokens and from clean ones before it (BD3-LM, 2503.09573, section
-    4). Of the clean canvas, at the same positions as the noisy one, the last block is left out: nobody sees it.
+    4). The clean part stands at the positions of what it is a copy of; see `noisy_and_clean`.
     """
-    past = ids.size(1) - block_length
-    clean = ids[:, :past].repeat_interleave(num_states, dim=0)
-    positions = torch.arange(states.size(1), device=ids.device)
-    positions = torch.cat([positions, positions[-ids.size(1) :][:past]])
+    positions = torch.arange(states.size(1), device=states.device)
+    positions = torch.cat([positions, positions[part]])
     return {
         "ids": torch.cat([states, clean], dim=1),
-        "attention_mask": rule.repeat_interleave(num_states, dim=0),
+        "attention_mask": rule,
         "rows": torch.cat([rows, torch.zeros_like(clean, dtype=torch.bool)], dim=1),
         "position_ids": positions.expand(states.size(0), -1),
     }

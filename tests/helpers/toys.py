@@ -60,6 +60,22 @@ class TableDenoiser(Denoiser):
         return logits
 
 
+class BlockTable(TableDenoiser):
+    """`TableDenoiser` that follows a rule: each position's logits depend on the tokens that it sees."""
+
+    block_length = 3
+
+    def logits(self, ids, attention_mask, rows, position_ids=None):
+        self.rows_seen.append(ids.size(0))
+        where = torch.arange(ids.size(1)).expand_as(ids) if position_ids is None else position_ids
+        visible = torch.ones(1, ids.size(1), ids.size(1)) if attention_mask is None else attention_mask.float()
+        state = torch.tanh(visible @ self.token[where, ids])  # (B, N, 8)
+        row, column = rows.nonzero(as_tuple=True)
+        logits = torch.einsum("rd,rdv->rv", state[row, column], self.position[where[row, column]])
+        logits[:, self.mask_id] = float("-inf")
+        return logits
+
+
 class ConstantDenoiser(Denoiser):
     """The same distribution at every position of every state."""
 

@@ -7,7 +7,7 @@ from watching import rollout_of
 from core.flow import FlowGenerator
 from core.sampling import draw_keys
 from trainers.evaluating.evaluation import Evaluator
-from trainers.rollouts import compiled_body, roll_out
+from trainers.rollouts import by_length, compiled_body, roll_out
 from trainers.settings.objects import build_generator, build_loss, build_masking
 from trainers.tasks import gsm8k
 
@@ -63,6 +63,12 @@ def test_batches_of_equal_lengths_have_no_padding(problem):
     assert bool(seen[0][1].all())  # three times the shortest prompt, side by side
     assert len(seen[0][0].unique(dim=0)) == 1
     assert all(int(mask.sum(dim=1).max()) == mask.size(1) for _, mask in seen)  # as short as its longest
+
+
+def test_where_blocks_are_of_the_text_those_are_neighbours_whose_prompts_end_alike():
+    lengths = [9, 4, 5, 8, 1, 12, 6]
+    assert [lengths[i] for i in by_length(lengths, None)] == [1, 4, 5, 6, 8, 9, 12]
+    assert [lengths[i] for i in by_length(lengths, 4)] == [4, 8, 12, 1, 5, 9, 6]
 
 
 def test_a_flow_does_not_depend_on_its_batch_either(make_policy, problem):

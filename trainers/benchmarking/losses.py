@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from core.denoisers.vocabulary import fill_
 from core.nelbo import TrajectoryNELBOLoss
 from core.scoring import Draws, LikelihoodEstimate
 from trainers.benchmarking.memory import peak_memory
@@ -58,7 +59,7 @@ def full_logits_estimate(policy: Policy, text: Text, draws: Draws) -> Likelihood
     prompts = text.prompt_ids.unsqueeze(1).expand(-1, num_draws, -1)
     states = torch.cat([prompts, canvases], dim=2).flatten(0, 1)  # (B*M, P+L)
     logits = policy.model(input_ids=states).logits.float()[:, prompt_length:]
-    logits[..., policy.mask_id] = float("-inf")  # never predicted, as in `core.denoisers.denoiser`
+    fill_(logits, policy.never, float("-inf"))
     targets = text.ids.repeat_interleave(num_draws, dim=0)
     all_logps = torch.log_softmax(logits, dim=-1)
     logps = all_logps.gather(2, targets.unsqueeze(2)).squeeze(2)

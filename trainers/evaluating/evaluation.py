@@ -21,7 +21,7 @@ from core.sampling import draw_keys
 from trainers.distributed.randomness import generator_at
 from trainers.evaluating.statistics import Interval, clustered_mean, gain
 from trainers.models.policy import Policy
-from trainers.rollouts import compiled_body, roll_out
+from trainers.rollouts import by_length, compiled_body, roll_out
 from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.objects import build_generator
 
@@ -173,7 +173,7 @@ class Evaluator:
     def batches(self, policy: Policy) -> list[list[int]]:
         """The places of all problems in batches of prompts of like length."""
         lengths = [len(ids) for ids in policy.tokenizer(list(self.problems["prompt"]))["input_ids"]]
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        order = by_length(lengths, policy.denoiser().text_block)
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
 
 

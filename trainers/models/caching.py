@@ -15,13 +15,14 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from core.denoisers import CachedDenoiser, KeyValues, ModelDenoiser
 from core.denoisers.attention import bidirectional
+from core.denoisers.vocabulary import Never
 
 
 class RuledModelDenoiser(ModelDenoiser):
     """A transformers model as a denoiser that can be told who sees whom, and that may be block-causal.
 
     Args:
-        model, mask_id, head, logit_shift, embedding, last_feed_forward: see `ModelDenoiser`.
+        model, mask_id, head, logit_shift, embedding, last_feed_forward, never: see `ModelDenoiser`.
         attention: how the model is told who sees whom: a name of `RULES`, by transformers' name of the kernel.
         block_length: tokens of a block of a block-causal model; None: bidirectional.
         prompt_in_blocks: whether a block-causal model reads its prompt in blocks.
@@ -46,8 +47,9 @@ class RuledModelDenoiser(ModelDenoiser):
         prompt_in_blocks: bool = False,
         pairwise: bool = False,
         counts_padding: bool = False,
+        never: Never | None = None,
     ):
-        super().__init__(model, mask_id, head, logit_shift, embedding, last_feed_forward)
+        super().__init__(model, mask_id, head, logit_shift, embedding, last_feed_forward, never)
         if block_length is not None and logit_shift:
             raise ValueError(
                 f"block_length={block_length}: a block-causal model cannot have shifted logits, its first position "

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.denoisers import ModelDenoiser, UnpaddedDenoiser
+from core.denoisers.vocabulary import Never, all_but
 from trainers.models.caching import CachedModelDenoiser, RuledModelDenoiser
 
 
@@ -73,6 +75,11 @@ class Policy:
         return _one(self.tokenizer.pad_token_id)
 
     @property
+    def never(self) -> Never:
+        """Ids that are never predicted: the mask token's, and those of rows that stand for no token."""
+        return _never(self.tokenizer)
+
+    @property
     def kernel(self) -> str | None:
         """The model's attention kernel, by transformers' name; None: its code does not say."""
         return self.model.config._attn_implementation
@@ -110,8 +117,21 @@ class Policy:
             prompt_in_blocks=self.prompt_in_blocks,
             pairwise=self.calling.padding == "pairwise",
             counts_padding=self.calling.counts_padding,
+            never=self.never,
         )
         return UnpaddedDenoiser(denoiser) if self.calling.padding == "none" else denoiser
+
+
+# what was found out about a tokenizer, and for which size and mask: 150,000 tokens take a while to look through
+_NEVER: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[tuple[int, int], Never]] = WeakKeyDictionary()
+
+
+def _never(tokenizer: PreTrainedTokenizerBase) -> Never:
+    """All ids but those of tokens that may be predicted."""
+    key = len(tokenizer), _one(tokenizer.mask_token_id)
+    if _NEVER.get(tokenizer, (None,))[0] != key:
+        _NEVER[tokenizer] = key, all_but(set(tokenizer.get_vocab().values()) - {key[1]})
+    return _NEVER[tokenizer][1]
 
 
 def _one(token_id: object) -> int:

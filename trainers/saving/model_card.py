@@ -70,8 +70,10 @@ def _model(policy: Policy, provenance: Provenance, adapter: bool) -> str:
     if policy.block_length is None:
         attention = "bidirectional: every token sees every other"
     else:
-        prompt = "in blocks too" if policy.prompt_in_blocks else "as one block"
-        attention = f"block-causal, blocks of {policy.block_length} tokens, the prompt {prompt}"
+        prompt = (
+            "counted from the start of the prompt" if policy.prompt_in_blocks else "behind the prompt, which is one"
+        )
+        attention = f"block-causal, blocks of {policy.block_length} tokens, {prompt}"
     shift = "predicts the token after it" if policy.logit_shift else "predicts the token there"
     rows = {
         "method": method,
@@ -83,8 +85,8 @@ def _model(policy: Policy, provenance: Provenance, adapter: bool) -> str:
         "schedule": f"{known['alpha_schedule']}, visible share from {known['alpha_max']} (t = 0) to "
         f"{known['alpha_min']} (t = {known['max_timesteps']})",
         "sampler": f"{known['sampler']}, {known['max_timesteps']} steps on a canvas of "
-        f"{known['max_completion_length']} tokens, {blocks}, selection {known['selection']}, temperature "
-        f"{known['temperature']}",
+        f"{known['max_completion_length']} tokens, {blocks}, selection {known['selection']}, counts by "
+        f"{known['counts']}, temperature {known['temperature']}",
     }
     if known["prediction_type"] != "masked":
         rows["network"] = f"{known['prediction_type']}, solver {known['solver']}"

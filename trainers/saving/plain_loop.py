@@ -8,7 +8,7 @@ from itertools import pairwise
 from core.alpha_schedule import AlphaSchedule
 from core.generator import DiffusionGenerator
 from core.masking_strategy import FullMaskingStrategy
-from trainers.models.policy import Policy
+from trainers.models.policy import Policy, embedding_rows
 from trainers.saving.provenance import Provenance
 
 LOOP = """\
@@ -28,14 +28,14 @@ def complete(prompt):
     ids = tokenizer(prompt, return_tensors="pt").input_ids
     first, mask = ids.shape[1], tokenizer.mask_token_id
     ids = torch.cat([ids, torch.full((1, CANVAS), mask)], dim=1)
-{rule}    for start in range(first, first + CANVAS, BLOCK):
-        for left in LEFT:
+{rule}    for start in range({begin}, first + CANVAS, BLOCK):
+{gone}        for left in LEFT:
             logits = model(input_ids=ids{attention}).logits[0].float()
 {shift}            logits[:, mask] = -torch.inf
-            sure, tokens = logits.softmax(dim=1).max(dim=1)
+{spare}            sure, tokens = logits.softmax(dim=1).max(dim=1)
             masked = ids[0] == mask
             masked[:first] = masked[start + BLOCK :] = False
-            best = sure.masked_fill(~masked, -1).topk(int(masked.sum()) - left).indices
+            best = sure.masked_fill(~masked, -1).topk(int(masked.sum()) - {left_here}).indices
             ids[0, best] = tokens[best]
     text = ids[0, first:].tolist()
     end = text.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in text else CANVAS
@@ -44,12 +44,20 @@ def complete(prompt):
 
 print(complete({example!r}))
 """
+SPARE = "            logits[:, {start}:{stop}] = -torch.inf  # no token has these ids\n"
 SHIFT = "            logits = logits.roll(1, dims=0)  # the logit at a position predicts the token after it\n"
-# the prompt is a block of its own, or is made of blocks, of which the last ends where it does
+# the prompt is a block of its own, or blocks are counted from its start
 BLOCKS = {
     False: "    block = ((torch.arange(first + CANVAS) - first) // BLOCK).clamp(min=-1)\n",
-    True: "    block = (torch.arange(first + CANVAS) - first) // BLOCK\n",
+    True: "    block = torch.arange(first + CANVAS) // BLOCK\n",
 }
+# where they are, the first and the last one lie on the canvas in part
+PARTIAL = {
+    "begin": "first - first % BLOCK",
+    "gone": "        gone = BLOCK - int((ids[0, start : start + BLOCK] == mask).sum())  # not ours to reveal\n",
+    "left_here": "max(0, left - gone)",
+}
+WHOLE = {"begin": "first", "gone": "", "left_here": "left"}
 RULE = "    visible = (block[:, None] >= block)[None, None]  # earlier blocks and the own one\n"
 
 
@@ -76,7 +84,9 @@ def plain_loop(policy: Policy, provenance: Provenance, auto: str, here: str = ".
         left=still_masked(policy, provenance),
         trust=trust,
         rule=rule,
+        **(PARTIAL if policy.prompt_in_blocks else WHOLE),
         attention=", attention_mask=visible" if rule else "",
+        spare=_without_tokens(policy),
         shift=SHIFT if policy.logit_shift else "",
         example=provenance.example or "Once upon a time",
     )
@@ -85,6 +95,13 @@ def plain_loop(policy: Policy, provenance: Provenance, auto: str, here: str = ".
 def brings_code(policy: Policy) -> bool:
     """Whether transformers runs code that lies beside the weights."""
     return bool(getattr(policy.model.config, "auto_map", None))
+
+
+def _without_tokens(policy: Policy) -> str:
+    """The lines that exclude what is never predicted beside the mask token."""
+    rows, mask = embedding_rows(policy.model), slice(policy.mask_id, policy.mask_id + 1)
+    spare = (tokens for tokens in policy.never if tokens != mask and tokens.start < rows)
+    return "".join(SPARE.format(start=tokens.start, stop=tokens.stop or "") for tokens in spare)
 
 
 def still_masked(policy: Policy, provenance: Provenance) -> list[int]:
@@ -99,6 +116,7 @@ def still_masked(policy: Policy, provenance: Provenance) -> list[int]:
         FullMaskingStrategy(0.0),
         known["max_completion_length"],
         known["block_length"],
+        counts=known["counts"],
     )
     counts = [generator.masked_at(t) for t in generator.grid()]
     return [after for before, after in pairwise(counts) if after < before]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ SAMPLING = (
     "alpha_max",
     "sampler",
     "selection",
+    "counts",
     "solver",
     "temperature",
     "prediction_type",
@@ -74,7 +75,9 @@ def read_provenance(directory: Path) -> Provenance | None:
         return None
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        return Provenance(**{name: known[name] for name in _names(known)})
+        found = Provenance(**{name: known[name] for name in _names(known)})
+        # records of before there was a choice say nothing of it
+        return replace(found, sampling={"counts": "schedule"} | found.sampling)
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
 

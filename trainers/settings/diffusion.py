@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 
 from core.alpha_schedule import SCHEDULES
 from core.masking_strategy import MASKING_STRATEGIES
-from core.sampling import SAMPLERS, SELECTIONS, SOLVERS
+from core.sampling import COUNTS, SAMPLERS, SELECTIONS, SOLVERS
 from trainers.settings.likelihood import LikelihoodArguments
 from trainers.settings.options import check_known, only_with, option, require
 from trainers.settings.rollout import RolloutArguments
@@ -64,6 +64,14 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
         "Which positions a count-matched step reveals. low_confidence is LLaDA's rule (2502.09992), whose commit "
         "log-probabilities are not exact; top1, entropy, margin and random look at the distribution only and are.",
         known=SELECTIONS,
+    )
+    counts: str = option(
+        "generation",
+        "schedule",
+        "sampler: count_matched only. How many positions a step reveals: schedule follows alpha_t; dream is Dream's "
+        "own rule (2508.15487), int(n (1 - s/t)) of n masked tokens, all that are left at the last step (its levels: "
+        "alpha_schedule linear, alpha_min 0, alpha_max 0.999).",
+        known=COUNTS,
     )
     temperature: float = option(
         "generation", 1.0, "Sampling temperature of rollouts and of the scored law; 0 is greedy (not for GRPO)."
@@ -157,6 +165,7 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
         require(self, "block_length", steps % blocks == 0, even)
 
     def _check_solver(self) -> None:
+        only_with(self, ["counts"], self.sampler == "count_matched", "generation.sampler=count_matched")
         solves = SAMPLERS[self.sampler].solves or self.prediction_type == "flow_matching"
         only_with(self, ["solver"], solves, "generation.sampler=ancestral or loss.prediction_type=flow_matching")
         timed = self.masking_strategy_type == "diffusion" or not SAMPLERS[self.sampler].timed
@@ -169,6 +178,7 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
         only_with(self, ["flow_noise_scale"], flows, "loss.prediction_type=flow_matching")
         only_with(self, ["block_length"], not flows, f"{masked}: the ODE of {flow} moves the whole canvas at once")
         only_with(self, ["sampler"], not flows, f"{masked}: {flow} samples by an ODE, see generation.solver")
+        only_with(self, ["counts"], not flows, f"{masked}: {flow} reveals all tokens at once")
         only_with(self, ["scheduled_sampling_visible_loss"], not flows, f"{masked}: {flow} hides no token")
         timed = not flows or self.masking_strategy_type == "diffusion"
         require(self, "masking_strategy_type", timed, f"'diffusion' for {flow}: its noise levels are timesteps")

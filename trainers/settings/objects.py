@@ -130,4 +130,5 @@ def build_generator(
         entropy_bound=args.entropy_bound,
         cache=args.cache,
         cache_refresh=args.cache_refresh,
+        counts=args.counts,
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.denoisers.attention import bidirectional, block_causal, noisy_and_clean
+from core.denoisers.attention import bidirectional, block_causal, leads, noisy_and_clean
 
 PADDED = torch.tensor([[1, 1, 1], [0, 0, 1]])
 shapes = pytest.mark.parametrize("length, block", [(6, 2), (6, 3), (4, 4), (3, 1)])
@@ -49,49 +49,87 @@ def test_noisy_blocks_see_themselves_and_their_clean_past(length, block):
             return its == own if other == "noisy" else its < own
         return part == "clean" and other == "clean" and its <= own
 
-    found = noisy_and_clean(PADDED, length, block)
-    assert found.size(1) == 3 + 2 * length - block
+    found, part = noisy_and_clean(PADDED, length, block)
+    assert found.size(1) == 3 + 2 * length - block and part == slice(3, 3 + length - block)
     assert_is(found, extended(2 * length - block), sees)
 
 
 @shapes
 def test_prompt_and_clean_part_alone_are_block_causal(length, block):
-    found = noisy_and_clean(PADDED, length, block)
+    found, _ = noisy_and_clean(PADDED, length, block)
     clean = [*range(3), *range(3 + length, found.size(1))]
     assert torch.equal(
         found[:, clean][:, :, clean], block_causal(PADDED, length, block)[:, : len(clean), : len(clean)]
     )
 
 
-@shapes
-def test_a_prompt_in_blocks_is_cut_backwards_from_where_the_canvas_begins(length, block):
-    """A token sees its own block and those before it, in the prompt as behind it; the first block may be shorter."""
+# ---- blocks counted from the start of the text ----------------------------------------------------------------------
 
-    def number(i):
-        return (i - 3) // block if i >= 3 else -1 - (2 - i) // block
-
-    found = block_causal(PADDED, length, block, prompt_in_blocks=True)
-    assert_is(found, extended(length), lambda q, k: number(k) <= number(q))
-    prompt_alone = block_causal(PADDED, 0, block, prompt_in_blocks=True)
-    assert torch.equal(found[:, :3, :3], prompt_alone), "the prompt does not depend on what follows"
+RAGGED = torch.tensor([[1] * 8, [0] + [1] * 7, [0] * 5 + [1] * 3, [0] * 7 + [1], [0] * 2 + [1] * 6])  # 8, 7, 3, 1, 6
+every_shape = pytest.mark.parametrize(
+    "length, block", [(6, 2), (6, 3), (8, 4), (4, 4), (5, 5), (3, 1), (7, 4), (2, 4)]
+)
 
 
-@shapes
-def test_noisy_blocks_behind_a_prompt_in_blocks(length, block):
-    """As behind one in one piece, but that the prompt itself is read in blocks."""
-    found, whole = (noisy_and_clean(PADDED, length, block, pieces) for pieces in (True, False))
-    assert torch.equal(found[:, 3:], whole[:, 3:])
-    assert torch.equal(found[:, :3, :3], block_causal(PADDED, 0, block, prompt_in_blocks=True))
-    assert not found[:, :3, 3:].any()
+def numbers(mask, length, block):
+    """The block of every position of [prompt | canvas], by counting from the first that is no padding."""
+    first = mask.index(1)
+    return [(i - first) // block for i in range(len(mask) + length)]
 
 
-def test_blocks_longer_than_the_prompt_leave_it_in_one_piece():
-    assert torch.equal(block_causal(PADDED, 6, 3, prompt_in_blocks=True), block_causal(PADDED, 6, 3))
-    assert not torch.equal(block_causal(PADDED, 6, 2, prompt_in_blocks=True), block_causal(PADDED, 6, 2))
+@every_shape
+def test_a_lead_is_what_a_prompt_has_in_the_first_block_of_the_canvas(length, block):
+    for row, lead in zip(RAGGED.tolist(), leads(RAGGED, block).tolist(), strict=True):
+        number = numbers(row, length, block)
+        own = [i for i in range(8) if row[i] and number[i] == number[8]]
+        assert lead == len(own) == sum(row) % block
+    assert leads(RAGGED, None).tolist() == [0] * 5
+
+
+@every_shape
+def test_blocks_of_a_text_are_counted_from_its_start(length, block):
+    found = block_causal(RAGGED, length, block, prompt_in_blocks=True)
+    for b, row in enumerate(RAGGED.tolist()):
+        number, mask = numbers(row, length, block), torch.tensor([[*row, *[1] * length]])
+        assert_is(found[b : b + 1], mask, lambda q, k, number=number: number[k] <= number[q])
+
+
+@every_shape
+@pytest.mark.parametrize("rows", [[0], [1], [3], [0, 1, 2, 3, 4], [4, 2]], ids=str)
+def test_noisy_blocks_see_their_clean_past_wherever_the_prompt_ends(length, block, rows):
+    """The end of the prompt is noisy in its own place and clean in its copy; other copies are seen by nobody."""
+    mask = RAGGED[rows]
+    found, part = noisy_and_clean(mask, length, block, True)
+    again = range(8 + length)[part]
+    assert found.size(1) == 8 + length + len(again)
+    for b, row in enumerate(mask.tolist()):
+        number = numbers(row, length, block)
+        noisy = [n >= number[8] for n in number] + [False] * len(again)
+        useless = [number[i] < number[8] for i in again]
+        number += [number[i] for i in again]
+        seen = torch.tensor([[*row, *[1] * length, *(not hidden for hidden in useless)]])
+
+        def sees(q, k, number=number, noisy=noisy):
+            if noisy[k]:
+                return noisy[q] and number[k] == number[q]
+            return number[k] < number[q] or (not noisy[q] and number[k] == number[q])
+
+        assert_is(found[b : b + 1], seen, sees)
+        past = [i for i in range(8 + length) if number[8] <= number[i] < number[7 + length]]
+        assert set(past) <= set(again), "all that a later block looks back on"
+
+
+def test_of_a_prompt_that_fills_its_blocks_nothing_is_copied():
+    found, part = noisy_and_clean(RAGGED[[0]], 8, 4, True)
+    assert part == slice(8, 12)
+    whole, _ = noisy_and_clean(RAGGED[[0]], 8, 4)
+    assert torch.equal(found[:, 8:], whole[:, 8:])
+    assert noisy_and_clean(RAGGED[[1]], 8, 4, True)[1] == slice(5, 13)  # 3 of the prompt, all but the last 3
 
 
 def test_a_single_block_needs_no_clean_part():
-    assert torch.equal(noisy_and_clean(PADDED, 4, 4), block_causal(PADDED, 4, 4))
+    assert torch.equal(noisy_and_clean(PADDED, 4, 4)[0], block_causal(PADDED, 4, 4))
+    assert noisy_and_clean(PADDED, 4, 4)[1] == slice(3, 3)
 
 
 def test_the_rule_of_a_span_is_that_of_its_rows():
@@ -104,7 +142,6 @@ def test_bidirectional_hides_padding_alone():
     assert_is(bidirectional(PADDED), PADDED, lambda q, k: True)
 
 
-@pytest.mark.parametrize("block", [0, 4, 7])
-def test_blocks_must_divide_the_canvas(block):
-    with pytest.raises(ValueError, match=f"block_length={block}: expected a divisor of the canvas of 6 tokens"):
-        block_causal(PADDED, 6, block)
+def test_blocks_have_tokens():
+    with pytest.raises(ValueError, match="block_length=0: expected at least 1 token"):
+        block_causal(PADDED, 6, 0)

@@ -4,32 +4,16 @@ import itertools
 
 import pytest
 import torch
-from toys import MASK, PROMPT, TableDenoiser, assert_mean, prompts, rng, synced
+from toys import MASK, PROMPT, BlockTable, assert_mean, prompts, rng, synced
 
 from core.denoisers.denoiser import tempered_logps
 from core.oracles.exact import conditional_logps, exact_nelbo
 from core.scoring import Draws, LikelihoodEstimate
 from core.trajectory import NEVER, Trajectory
 
-LENGTH, BLOCK = 6, 3
+LENGTH, BLOCK = 6, BlockTable.block_length
 BLOCKS = LENGTH // BLOCK
 IDS = torch.tensor([2, 0, 1, 1, 2, 0])
-
-
-class BlockTable(TableDenoiser):
-    """`TableDenoiser` that follows a rule: each position's logits depend on the tokens that it sees."""
-
-    block_length = BLOCK
-
-    def logits(self, ids, attention_mask, rows, position_ids=None):
-        self.rows_seen.append(ids.size(0))
-        where = torch.arange(ids.size(1)).expand_as(ids) if position_ids is None else position_ids
-        visible = torch.ones(1, ids.size(1), ids.size(1)) if attention_mask is None else attention_mask.float()
-        state = torch.tanh(visible @ self.token[where, ids])  # (B, N, 8)
-        row, column = rows.nonzero(as_tuple=True)
-        logits = torch.einsum("rd,rdv->rv", state[row, column], self.position[where[row, column]])
-        logits[:, self.mask_id] = float("-inf")
-        return logits
 
 
 DENOISER = BlockTable()

@@ -68,6 +68,7 @@ class StandIn:
         native: config and model class of those that transformers has.
         named: whether its tokenizer calls the mask token so.
         configured: whether its config does.
+        spare: rows of its vocabulary for which its tokenizer has no token.
         padded: whether its config names the padding token.
         config: further entries of its config.
         generation: its settings of generation, where it has some of its own.
@@ -83,6 +84,7 @@ class StandIn:
     native: tuple[type, type] | None = None
     named: bool = False
     configured: bool = True
+    spare: int = 0
     padded: bool = True
     generation: dict | None = None
     config: dict = field(default_factory=dict)
@@ -124,9 +126,18 @@ STAND_INS: dict[str, StandIn] = {
         "llada2", "<|other|>", "llada2_moe", "LLaDA2MoeModelLM", config={"tie_word_embeddings": True}
     ),
     "dream": StandIn(
-        "dream", "<|mask|>", "dream", "DreamModel", auto=("AutoModel",), named=True, generation={"steps": 16}
+        "dream",
+        "<|mask|>",
+        "dream",
+        "DreamModel",
+        auto=("AutoModel",),
+        named=True,
+        spare=9,
+        generation={"steps": 16},
     ),
-    "sdar": StandIn("sdar", "<|MASK|>", "sdar", "SDARForCausalLM", padded=False, config={"block_size": BLOCK}),
+    "sdar": StandIn(
+        "sdar", "<|MASK|>", "sdar", "SDARForCausalLM", padded=False, spare=6, config={"block_size": BLOCK}
+    ),
     "a2d": StandIn(
         "a2d",
         "<|mask|>",
@@ -172,7 +183,7 @@ def build(name: str, tokenizer: PreTrainedTokenizerFast, directory: Path, seed: 
     own.save_pretrained(directory)
     ends = {"eos_token_id": own.eos_token_id or own.sep_token_id}
     ends |= {"pad_token_id": own.pad_token_id} if kind.padded else {}
-    settings = {kind.vocabulary_key: len(own), **ends, **kind.config, **config}
+    settings = {kind.vocabulary_key: len(own) + kind.spare, **ends, **kind.config, **config}
     if kind.configured:
         settings["mask_token_id"] = own.convert_tokens_to_ids(kind.mask)
     with torch.random.fork_rng(devices=[]):
@@ -223,12 +234,14 @@ def _native_model(kind: StandIn, settings: dict):
 
 
 def _speak_up(model, tokenizer) -> None:
-    """Louder rows for the end and for digits: random completions then have early ends, and digits to reward."""
+    """Louder rows for the end and for digits: random completions then have early ends, and digits to reward. Rows
+    without a token are loud, too, so that one would be drawn if it could be."""
     head = model.get_output_embeddings()
     digits = tokenizer.convert_tokens_to_ids(list("0123456789"))
     with torch.no_grad():
         head.weight[tokenizer.eos_token_id or tokenizer.sep_token_id] *= 3
         head.weight[digits] *= 2
+        head.weight[len(tokenizer) :] *= 3
 
 
 def build_tokenizer(kind: StandIn, tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:

@@ -95,7 +95,7 @@ def coarse(features=16, tokens=40):
 def test_quantised_head_is_scored_through_its_own_forward():
     """Value and gradient are those of the weights that it multiplies by, in chunks, forwards and backwards."""
     head, hidden, targets = coarse()
-    project(head.forward, [], hidden, targets, 0, 0.7, chunk_rows=4)[:, 0].sum().backward()
+    project(head.forward, [], hidden, targets, (slice(0, 1),), 0.7, chunk_rows=4)[:, 0].sum().backward()
     found, hidden.grad = hidden.grad, None
     logits = hidden @ head.dequantised().T / 0.7
     logits[:, 0] = -torch.inf

@@ -84,6 +84,7 @@ def greedy(policy, args, prompt):
         ("llama", {"alpha_schedule": "linear", "max_timesteps": 5}),
         ("llada", {"block_length": 7, "alpha_schedule": "exponential"}),
         ("bert", {"block_length": 2, "max_timesteps": 14}),
+        ("dream", {"counts": "dream", "alpha_schedule": "linear", "alpha_min": 0.0, "alpha_max": 0.999}),
     ],
     ids=str,
 )

@@ -203,6 +203,8 @@ REFUSED = [
     ("prediction_type: flow_matching\ngeneration: {block_length: 64}", [], ["'masked' for GRPO"]),  # the first reason
     (f"{FLOW}generation: {{block_length: 64}}", [], ["generation.block_length=64", "whole canvas", "masked"]),
     (f"{FLOW}generation: {{sampler: ancestral}}", [], ["generation.sampler='ancestral'", "generation.solver"]),
+    ("generation: {counts: dream, sampler: revise}", [], ["generation.counts='dream'", "sampler=count_matched"]),
+    (f"{FLOW}generation: {{counts: dream}}", [], ["generation.counts='dream'", "loss.prediction_type=masked"]),
     (f"{FLOW}masking: {{strategy_type: full}}", [], ["masking.strategy_type='full'", "'diffusion' for flow matching"]),
     (f"{SFT}flow_noise_scale: 2", [], ["loss.flow_noise_scale=2.0", "only with loss.prediction_type=flow_matching"]),
     (f"{FLOW}flow_noise_scale: 0", [], ["loss.flow_noise_scale=0.0", "a finite number above 0"]),
@@ -325,6 +327,7 @@ def test_unreadable_file_is_named(path):
 REGISTRIES = {
     "generation.sampler": ", ".join(SAMPLERS),
     "generation.solver": "euler, dpm, unipc, rk4",
+    "generation.counts": "schedule, dream",
     "generation.selection": "low_confidence, top1",
     "loss.alpha_schedule": ", ".join(SCHEDULES),
     "loss.likelihood": ", ".join(ESTIMATORS),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.denoisers import ModelDenoiser, UnpaddedDenoiser
 from core.denoisers.attention import block_causal
+from core.denoisers.vocabulary import fill_
 from trainers.models.caching import RULES
 from trainers.models.policy import Policy, embedding_rows
 from trainers.settings.options import ConfigError
@@ -143,7 +144,7 @@ def logits_from(
     rows = torch.ones_like(ids, dtype=torch.bool)
     rows[:, :first] = False
     logits = denoiser.logits(ids, mask, rows)
-    logits[:, denoiser.mask_id] = 0  # -inf everywhere
+    fill_(logits, denoiser.never, 0.0)  # -inf everywhere
     return logits
 
 

@@ -5,6 +5,7 @@ from itertools import product
 
 import torch
 
+from core.denoisers.vocabulary import fill_
 from trainers.models.caching import STORES, CachedModelDenoiser
 from trainers.models.policy import Calling, Policy
 from trainers.models.probes.looking import (
@@ -50,7 +51,8 @@ def find_store(policy: Policy, examiner: Examiner) -> Calling:
             part, _ = denoiser.logits_with(ids[:, -BLOCK:], places[:, -BLOCK:], None, before, columns)
         except REFUSALS:
             continue
-        whole[:, policy.mask_id] = part[:, policy.mask_id] = 0
+        for logits in (whole, part):
+            fill_(logits, policy.never, 0.0)  # -inf everywhere
         if examiner.measured("behind stored keys:", gap(whole, part), little(policy)):
             return calling
     return replace(own, stores=None)

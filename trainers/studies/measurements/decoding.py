@@ -61,7 +61,7 @@ def step_counts(bench: Bench, asked: Iterable[int | str]) -> Counts:
 
 def _full(bench: Bench) -> int | None:
     """The fewest steps, of (number of blocks) * 2^n, at which no count-matched transition reveals two tokens."""
-    if bench.flows:
+    if bench.flows or bench.args.counts != "schedule":
         return None
     length = bench.args.max_completion_length
     steps = length // (bench.args.block_length or length)
@@ -88,6 +88,8 @@ def _revealed(bench: Bench, steps: int) -> list[int]:
 def _why_never(bench: Bench) -> str:
     if bench.flows:
         return "a flow moves all tokens at once"
+    if bench.args.counts != "schedule":
+        return f"generation.counts={bench.args.counts} leaves several tokens to the last step"
     ends = f"alpha_min={bench.args.alpha_min}, alpha_max={bench.args.alpha_max}"
     return f"with {ends} the closing steps reveal several tokens at once, however many steps there are"
 
@@ -102,7 +104,7 @@ def _solved(bench: Bench, steps: int, solver: str) -> DiffusionArguments:
     """Ancestral sampling, or the flow, with a solver in so many steps."""
     timed = bench.args.masking_strategy_type == "diffusion"
     require(bench.args, "masking_strategy_type", timed, "'diffusion' for the solvers: they step by timestep")
-    changes = {} if bench.flows else {"sampler": "ancestral"}
+    changes = {} if bench.flows else {"sampler": "ancestral", "counts": "schedule"}
     return sampling_arguments(bench.args, max_timesteps=steps, solver=solver, **changes)
 
 

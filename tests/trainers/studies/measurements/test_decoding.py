@@ -45,6 +45,14 @@ def test_full_is_left_out_where_the_ends_of_the_schedule_reveal_several_tokens(m
     assert step_counts(make_bench(alpha_min=0.0, alpha_max=1.0, **wide), [FULL])[FULL] >= 256
 
 
+def test_full_is_left_out_where_the_last_step_reveals_what_is_left(make_bench):
+    bench = make_bench(counts="dream", alpha_schedule="linear", alpha_min=0.0, alpha_max=0.999)
+    counts = step_counts(bench, [FULL, STEPS])
+    assert counts == {FULL: None, str(STEPS): STEPS}
+    assert "generation.counts=dream" in measure_steps(bench, {FULL: None}).notes[0]
+    assert len(measure_solvers(bench, {str(STEPS): STEPS}).rows) > 1, "which follow the schedule"
+
+
 def test_row_at_the_experiments_own_steps_is_its_evaluation(make_bench, make_policy, splits):
     policy = make_policy()
     bench = make_bench(policy, seed=5, selection="margin")
