@@ -109,7 +109,11 @@ def test_options_that_are_no_mapping_are_refused(text):
         ),
         ('"answer": answer, "cluster": answer}', '"answer": answer}', "no column 'cluster'"),
         ('"cluster": answer}', '"cluster": "all"}', "train and validation share cluster 'all'"),
-        ('return f"{question}\\nAnswer:"', 'return ""', "row 0: the prompt is not a text, or empty"),
+        (
+            'return f"{question}\\nAnswer:"',
+            'return ""',
+            "row 0: the prompt is not a text or a list of messages",
+        ),
     ],
     ids=str,
 )
