@@ -169,9 +169,9 @@ def settle_format(
             f"task.chat_template={chat_template}: the chat template of {name!r} writes no special token of its "
             "tokenizer behind an answer, so that nothing says where a completion ends; set false"
         )
-    _make_special(tokenizer, end)
-    told = nature.system_prompt if system_prompt is None else system_prompt
-    return PromptFormat(True, told, tuple(dict.fromkeys((end, *declared))))
+    ends = tuple(dict.fromkeys((end, *(one for one in declared if one < len(tokenizer)))))
+    _make_special(tokenizer, ends)
+    return PromptFormat(True, nature.system_prompt if system_prompt is None else system_prompt, ends)
 
 
 def declared_ends(*configs: PretrainedConfig | GenerationConfig | None) -> list[int]:
@@ -214,8 +214,10 @@ def _templated(tokenizer: PreTrainedTokenizerBase, chat: list[Message], **option
     return text
 
 
-def _make_special(tokenizer: PreTrainedTokenizerBase, token: int) -> None:
-    """A decoded completion is what its writer meant: without the token that ends it."""
-    known = tokenizer.added_tokens_decoder[token]
-    if not known.special:
-        tokenizer.add_tokens([AddedToken(known.content, special=True, normalized=False)], special_tokens=True)
+def _make_special(tokenizer: PreTrainedTokenizerBase, tokens: Collection[int]) -> None:
+    """A decoded completion is what its writer meant, without the token that ends it: a tokenizer that brings code
+    along (Dream's) drops those alone that it has by name, whatever its list of added tokens says."""
+    known, texts = set(tokenizer.all_special_tokens), tokenizer.convert_ids_to_tokens(list(tokens))
+    more = [AddedToken(text, special=True, normalized=False) for text in texts if text not in known]
+    if more:
+        tokenizer.add_special_tokens({"extra_special_tokens": more}, replace_extra_special_tokens=False)
