@@ -115,7 +115,7 @@ def read_hub(name: str) -> dict[str, Dataset]:
     """The training pairs of a hub dataset and, if it has such a split, its validation pairs.
 
     Raises:
-        ConfigError: it cannot be loaded, or has no such columns.
+        ConfigError: it cannot be loaded, has no such columns, or a row is no pair.
     """
     try:
         found = datasets.load_dataset(name)
@@ -125,6 +125,11 @@ def read_hub(name: str) -> dict[str, Dataset]:
     missing = [column for column in COLUMNS if "train" in kept and column not in kept["train"].column_names]
     if "train" not in kept or missing:
         raise ConfigError(f"preferences.dataset_name={name!r}: expected a split train with {', '.join(COLUMNS)}")
+    for split, pairs in kept.items():
+        for number, pair in enumerate(pairs):
+            flaw = _flaw_of(pair)
+            if flaw:
+                raise ConfigError(f"preferences.dataset_name={name!r}, {split}, row {number}: {flaw}")
     return {split: pairs.select_columns(list(COLUMNS)) for split, pairs in kept.items()}
 
 

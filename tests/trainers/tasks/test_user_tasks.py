@@ -123,6 +123,22 @@ def test_a_file_that_is_no_task_is_refused_in_one_line(edited, old, new, message
     assert message in str(error.value)
 
 
+def test_a_prompt_may_be_messages(edited):
+    system = '{"role": "system", "content": "Sort."}'
+    chat = f'return [{system}, {{"role": "user", "content": question}}]'
+    _, splits = load_task(own(edited('return f"{question}\\nAnswer:"', chat)))
+    first, second = splits["test"][0]["prompt"]
+    assert first == {"role": "system", "content": "Sort."} and second["content"].startswith("Sort: ")
+    for old, new, message in (
+        ("}]", '}, {"role": "assistant", "content": "a"}]', "the last message of the prompt is the assistant's"),
+        ("question}", '""}', "expected a text each for role and content"),
+        ('"role": "user"', '"by": "user"', "expected a text each for role and content"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            load_task(own(edited('return f"{question}\\nAnswer:"', chat.replace(old, new))))
+        assert "split train, row 0: " in str(error.value) and message in str(error.value)
+
+
 def test_a_path_that_is_no_python_file_is_refused(tmp_path):
     for path in (tmp_path / "none.py", tmp_path, CONFIG):
         with pytest.raises(ConfigError, match=r"task\.path=.*expected a Python file"):
