@@ -126,7 +126,6 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
         self.masking_strategy = build_masking(self.args)
         sync_masking_with_nelbo(self.masking_strategy, self.likelihood)
         self.precompute_ref_logps = True  # TRL reads the reference's from the batch, where `_compute_loss` puts them
-        self.aux_loss_enabled = False  # of a mixture of experts: its routers are not asked
         self._micro_step = 0
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from trainers.models.experts import attention_linears, has_experts
 from trainers.models.families import SETTLED
 from trainers.settings.model import ModelArguments
 from trainers.settings.options import ConfigError, refusal
@@ -35,7 +36,7 @@ SHAPE: dict[str, tuple[str, Any]] = {
     "lora_r": ("r", 16),
     "lora_alpha": ("lora_alpha", 32),
     "lora_dropout": ("lora_dropout", 0.0),
-    "lora_target_modules": ("target_modules", "all-linear"),
+    "lora_target_modules": ("target_modules", "all-linear"),  # of a mixture of experts: `attention_linears`
 }
 
 
@@ -45,6 +46,9 @@ def lora_config(arguments: ModelArguments, model: PreTrainedModel | PeftModel | 
         return None
     shape = {key: getattr(arguments, option) for option, (key, _) in SHAPE.items()}
     fresh = {key: default if shape[key] is None else shape[key] for key, default in SHAPE.values()}
+    if shape["target_modules"] is None and model is not None and has_experts(model.config):
+        # a layer has hundreds of experts, whose adapters would outweigh the rest, and each sees few tokens
+        fresh["target_modules"] = attention_linears(model)
     return LoraConfig(**fresh, task_type=_task_type(model))
 
 

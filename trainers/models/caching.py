@@ -155,7 +155,11 @@ class _SpanLayer(CacheLayerMixin):
 
 
 class _Span(Cache):
-    """A cache for one forward: reads a memory, keeps what the forward wrote."""
+    """A cache for one forward: reads a memory, keeps what the forward wrote.
+
+    Model files of transformers 4 read more of a cache than its successor has: lengths by other names, and the layers'
+    keys and values by number.
+    """
 
     layers: list[_SpanLayer]
 
@@ -164,6 +168,28 @@ class _Span(Cache):
             super().__init__(layer_class_to_replicate=_SpanLayer)
         else:
             super().__init__(layers=[_SpanLayer(*stored) for stored in zip(memory.keys, memory.values, strict=True)])
+
+    def __getitem__(self, layer_idx: int) -> tuple[Tensor | None, Tensor | None]:
+        layer = self.layers[layer_idx]
+        return layer.keys, layer.values
+
+    @property
+    def key_cache(self) -> list[Tensor | None]:
+        return [layer.keys for layer in self.layers]
+
+    @property
+    def value_cache(self) -> list[Tensor | None]:
+        return [layer.values for layer in self.layers]
+
+    @property
+    def seen_tokens(self) -> int:
+        return self.get_seq_length()
+
+    def get_usable_length(self, new_seq_length: int, layer_idx: int = 0) -> int:
+        return self.get_seq_length(layer_idx)
+
+    def get_max_cache_shape(self, layer_idx: int = 0) -> None:
+        """No limit."""
 
     def written(self) -> KeyValues:
         keys, values = zip(*(layer.written for layer in self.layers), strict=True)

@@ -110,14 +110,23 @@ FAMILIES: dict[str, Family] = {
     AUTOREGRESSIVE: Family(("*ForCausalLM", "*LMHeadModel"), Nature(logit_shift=True)),
 }
 
+# Architectures that a pattern above takes for what they are not, or that no denoiser here can run: name -> reason.
+REFUSED = {
+    "Fast_dLLM_QwenForCausalLM": "Fast-dLLM v2 (2509.26328) attends in blocks of its own and its logits are shifted: "
+    "the first token of a block is predicted from outside of it, which no denoiser here does",
+    "BD3LM": "BD3-LM (2503.09573) reads a noised text and a clean one side by side, and wants to know the noise level",
+}
+
 
 def family_of(config: PretrainedConfig) -> tuple[str, Family]:
     """The family of a checkpoint, by the first architecture that its config names.
 
     Raises:
-        ValueError: no architecture, or one of no family.
+        ValueError: no architecture, one of no family, or one that cannot be run.
     """
     architectures = config.architectures or []
+    if architectures and architectures[0] in REFUSED:
+        raise ValueError(f"{architectures[0]} is not supported: {REFUSED[architectures[0]]}")
     for name, family in FAMILIES.items():
         if architectures and family.holds(architectures[0]):
             return name, family

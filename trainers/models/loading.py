@@ -6,7 +6,7 @@ is saved is loaded as it was trained.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -159,21 +159,26 @@ def _load_checkpoint(arguments: ModelArguments, adapter: Adapter | None = None) 
 
 def _load(auto: Any, path: str, arguments: ModelArguments, **kwargs: Any) -> Any:
     """A config, tokenizer or model from a directory or the hub, or one line that says why not."""
-    with _explained(arguments):
+    with _explained(arguments, kwargs.get("config")):
         return auto.from_pretrained(path, trust_remote_code=arguments.trust_remote_code, **kwargs)
 
 
 @contextmanager
-def _explained(arguments: ModelArguments) -> Iterator[None]:
-    """What goes wrong while a checkpoint is loaded, as a ConfigError of one line."""
-    name = arguments.model_name_or_path
+def _explained(arguments: ModelArguments, config: PretrainedConfig | None = None) -> Iterator[None]:
+    """What goes wrong while a checkpoint is loaded, as a ConfigError of one line; ``config``: its own, once known."""
+    name, trusted = arguments.model_name_or_path, arguments.trust_remote_code
     try:
-        if arguments.trust_remote_code:
-            remote_code.fill_gaps()
-        yield
-    except LOADING_ERRORS as error:
+        with remote_code.hosted() if trusted else nullcontext():
+            yield
+    except Exception as error:
+        own_code = trusted and (remote_code.own_frame(error) or getattr(config, "auto_map", None))
+        failed = remote_code.failure(error, getattr(config, "transformers_version", None)) if own_code else ""
+        if failed:
+            raise ConfigError(f"model.name_or_path={name!r}: {failed}") from error
+        if not isinstance(error, LOADING_ERRORS):
+            raise
         reason = " ".join(str(error).split())[:300]
-        if not arguments.trust_remote_code and "trust_remote_code" in str(error):
+        if not trusted and "trust_remote_code" in str(error):
             raise ConfigError(
                 f"model.trust_remote_code=False: {name!r} brings code of its own along, which is run if you set true"
             ) from error
@@ -193,6 +198,8 @@ def _recognise(config: PretrainedConfig, arguments: ModelArguments) -> tuple[str
     if family == AUTOREGRESSIVE:
         config.is_causal = False
     config.use_cache = False
+    if getattr(config, "output_router_logits", False):  # of a mixture of experts: nobody reads them
+        config.output_router_logits = False
     return family, nature
 
 
@@ -211,11 +218,12 @@ def _load_model(path: str, config: PretrainedConfig, arguments: ModelArguments) 
         )
         options["device_map"] = {"": torch.cuda.current_device()}
     auto = auto_class(config)
-    with _explained(arguments):
+    with _explained(arguments, config):
         own_code = arguments.trust_remote_code and remote_code.adapt(path, config, auto)
     model = _load(auto, path, arguments, **options)
     if own_code:
-        remote_code.restore(model)
+        with _explained(arguments, config):
+            remote_code.restore(model)
     return model
 
 

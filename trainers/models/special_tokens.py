@@ -8,6 +8,8 @@ from trainers.models.policy import embedding_rows
 from trainers.settings.model import ModelArguments
 from trainers.settings.options import ConfigError
 
+HINTS = 20  # tokens that a message lists at most
+
 
 def name_mask_token(
     tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, family: Family, arguments: ModelArguments
@@ -38,7 +40,7 @@ def _find_mask_id(
 ) -> int:
     """As the user says, else tokenizer and config, else the family."""
     name, vocabulary = arguments.model_name_or_path, tokenizer.get_vocab()
-    unused = ", ".join(_texts(tokenizer, sorted(tokenizer.added_tokens_decoder)[:20]))
+    unused = ", ".join(_hints(tokenizer))
     if arguments.mask_token is not None:
         if arguments.mask_token not in vocabulary:
             raise ConfigError(
@@ -60,6 +62,12 @@ def _find_mask_id(
         f"model.name_or_path={name!r}: its tokenizer has no mask_token, which a diffusion model needs; set "
         f"model.mask_token to a special token that no text uses, of: {unused}"
     )
+
+
+def _hints(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Texts of added tokens, those that are called a mask first."""
+    texts = _texts(tokenizer, sorted(tokenizer.added_tokens_decoder))
+    return sorted(texts, key=lambda text: "mask" not in text.lower())[:HINTS]
 
 
 def complete_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:

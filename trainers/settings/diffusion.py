@@ -100,6 +100,11 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
 
     # Options of transformers with another default. None resolves to False, without the deprecation warning of False.
     gradient_checkpointing: bool | None = option("training", None, "Trade compute for memory; off unless asked for.")
+    router_aux_loss_coef: float | None = option(
+        "training",
+        0.0,
+        "0: a mixture of experts gets no loss of its routers, which the model's own loss alone knows.",
+    )
     # in this order of the union a text is one value, see `trainers.settings.values`
     report_to: None | str | list[str] = option(  # noqa: RUF036
         "training", "tensorboard", "Where metrics go: tensorboard, wandb, ..., all or none."
@@ -122,6 +127,8 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
         require(self, "alpha_min", 0 <= self.alpha_min < self.alpha_max, ends)
         require(self, "alpha_max", self.alpha_max <= 1, ends)
         require(self, "temperature", self.temperature >= 0, "at least 0")
+        routers = "0: states are scored past the model's own loss, which alone asks the routers of its experts"
+        require(self, "router_aux_loss_coef", self.router_aux_loss_coef == 0, routers)
         require(self, "p_mask_prompt", 0 <= self.p_mask_prompt <= 1, "a probability in [0, 1]")
         self.check_likelihood()
         self._check_selection_replay()

@@ -33,7 +33,6 @@ UNSUPPORTED_DPO = {
     "pad_to_multiple_of": FIXED_CANVAS,
     "ld_alpha": "the tail of a canvas is EOS, not verbose text",
     "use_weighting": OWN_SCORER,
-    "router_aux_loss_coef": OWN_SCORER,
     "use_liger_kernel": NO_LIGER,
     "model_init_kwargs": OWN_MODEL,
 }

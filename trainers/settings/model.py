@@ -69,7 +69,10 @@ class ModelArguments:
         "model", None, "LoRA dropout probability; unset: 0, which keeps the policy ratio free of noise."
     )
     lora_target_modules: list[str] | None = option(
-        "model", None, "Modules that get adapters; unset: all linear layers but the head."
+        "model",
+        None,
+        "Modules that get adapters; unset: all linear layers but the head, and of a mixture of experts those of its "
+        "attention alone.",
     )
 
     def __post_init__(self):

@@ -19,6 +19,7 @@ from trainers.exposure import SCHEDULED, log_follows
 from trainers.faults.tolerant import FaultTolerant
 from trainers.memory_budget import MemoryBudget
 from trainers.models.activations import checkpoint_activations
+from trainers.models.experts import ROUTERS
 from trainers.models.formats import PromptFormat
 from trainers.models.policy import Policy
 from trainers.saving.saving import SelfContained
@@ -81,6 +82,7 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
         args.max_length = None  # the canvas is the limit, checked below
         args.remove_unused_columns = False
         args.completion_only_loss = True
+        routers = getattr(policy.model.config, ROUTERS, None)
         super().__init__(
             model=policy.model,
             args=args,
@@ -90,6 +92,8 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
             data_collator=CanvasCollator(args.max_completion_length, policy.pad_id, policy.eos_id),
             **kwargs,
         )
+        if routers is not None:  # TRL writes what it trains with over the model's own
+            setattr(policy.model.config, ROUTERS, routers)
         self._build_collaborators()
         _check_lengths(self.train_dataset, args.max_completion_length)
 

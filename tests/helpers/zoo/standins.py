@@ -40,6 +40,8 @@ CONFIGS = {  # classes of the configs that come with code
     "llada2_moe": "LLaDA2MoeConfig",
     "dream": "DreamConfig",
     "sdar": "SDARConfig",
+    "a2d": "A2DQwen3Config",
+    "blockwise": "BlockwiseConfig",
 }
 BLOCK = 7  # tokens of a block of the block-causal ones
 SHAPE = {
@@ -66,7 +68,9 @@ class StandIn:
         native: config and model class of those that transformers has.
         named: whether its tokenizer calls the mask token so.
         configured: whether its config does.
+        padded: whether its config names the padding token.
         config: further entries of its config.
+        generation: its settings of generation, where it has some of its own.
         options: what a user has to say of it.
     """
 
@@ -79,6 +83,8 @@ class StandIn:
     native: tuple[type, type] | None = None
     named: bool = False
     configured: bool = True
+    padded: bool = True
+    generation: dict | None = None
     config: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
 
@@ -110,8 +116,19 @@ STAND_INS: dict[str, StandIn] = {
     "llada2_tied": StandIn(
         "llada2", "<|other|>", "llada2_moe", "LLaDA2MoeModelLM", config={"tie_word_embeddings": True}
     ),
-    "dream": StandIn("dream", "<|mask|>", "dream", "DreamModel", auto=("AutoModel",), named=True),
-    "sdar": StandIn("sdar", "<|MASK|>", "sdar", "SDARForCausalLM", config={"block_size": BLOCK}),
+    "dream": StandIn(
+        "dream", "<|mask|>", "dream", "DreamModel", auto=("AutoModel",), named=True, generation={"steps": 16}
+    ),
+    "sdar": StandIn("sdar", "<|MASK|>", "sdar", "SDARForCausalLM", padded=False, config={"block_size": BLOCK}),
+    "a2d": StandIn(
+        "autoregressive",
+        "<|mask|>",
+        "a2d",
+        "A2DQwen3LMHeadModel",
+        auto=("AutoModel", "AutoModelForMaskedLM"),
+        named=True,
+        config=SHAPE | {"head_dim": 16},
+    ),
     "llama": _native(LlamaConfig, LlamaForCausalLM),
     "qwen2": _native(Qwen2Config, Qwen2ForCausalLM, config={"tie_word_embeddings": True}),
     "qwen3": _native(Qwen3Config, Qwen3ForCausalLM, config={"head_dim": 16}),
@@ -123,6 +140,13 @@ STAND_INS: dict[str, StandIn] = {
         named=True,
         configured=False,
         config={"global_attn_every_n_layers": 1, "cls_token_id": 0, "sep_token_id": 0, "bos_token_id": None},
+    ),
+}
+
+# Built as the others are, and loaded by nobody: a model that is not what it is taken for.
+IMPOSTORS = {
+    "blockwise": StandIn(
+        "autoregressive", "<|mask|>", "blockwise", "BlockwiseForCausalLM", named=True, config=SHAPE | {"bd_size": 32}
     ),
 }
 
@@ -141,12 +165,13 @@ def build(
     Returns:
         The directory, and the model that was written, in eval mode.
     """
-    kind = STAND_INS[name]
+    kind = (STAND_INS | IMPOSTORS)[name]
     own = build_tokenizer(kind, tokenizer)
     if template is not None:
         own = templates.templated(own, template)
     own.save_pretrained(directory)
-    ends = {"pad_token_id": own.pad_token_id, "eos_token_id": own.eos_token_id or own.sep_token_id}
+    ends = {"eos_token_id": own.eos_token_id or own.sep_token_id}
+    ends |= {"pad_token_id": own.pad_token_id} if kind.padded else {}
     settings = {kind.vocabulary_key: len(own), **ends, **kind.config, **config}
     if kind.configured:
         settings["mask_token_id"] = own.convert_tokens_to_ids(kind.mask)
@@ -167,7 +192,7 @@ def build(
 
 def load(name: str, directory: Path, **more) -> Policy:
     """What a user gets who says of a stand-in what has to be said, and ``more``."""
-    kind = STAND_INS[name]
+    kind = (STAND_INS | IMPOSTORS)[name]
     arguments = ModelArguments(model_name_or_path=str(directory), **kind.arguments, **more)
     return load_policy(arguments, block_length=kind.block_length)
 
@@ -175,18 +200,20 @@ def load(name: str, directory: Path, **more) -> Policy:
 def _own_config(kind: StandIn, settings: dict) -> dict:
     module = f"modeling_{kind.code}.{kind.architecture}"
     auto_map = {"AutoConfig": f"configuration_{kind.code}.{CONFIGS[kind.code]}", **dict.fromkeys(kind.auto, module)}
-    model_type = {"llada_moe": "llada", "dream": "Dream"}.get(kind.code, kind.code)
+    model_type = {"llada_moe": "llada", "dream": "Dream", "a2d": "a2d-qwen3"}.get(kind.code, kind.code)
     return {"model_type": model_type, "architectures": [kind.architecture], "auto_map": auto_map, **settings}
 
 
 def _own_model(kind: StandIn, directory: Path, settings: dict):
-    for file in ("parts.py", f"configuration_{kind.code}.py", f"modeling_{kind.code}.py"):
-        shutil.copy(CODE / file, directory / file)
+    for file in (CODE / "parts.py", *CODE.glob(f"*_{kind.code}.py")):
+        shutil.copy(file, directory / file.name)
+    if kind.generation is not None:
+        (directory / "generation_config.json").write_text(json.dumps(kind.generation))
     (directory / "config.json").write_text(json.dumps(_own_config(kind, settings)))
-    remote_code.fill_gaps()
-    config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
-    remote_code.adapt(str(directory), config, AutoModel)
-    return get_class_from_dynamic_module(config.auto_map["AutoModel"], str(directory))(config)
+    with remote_code.hosted():
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
+        remote_code.adapt(str(directory), config, AutoModel)
+        return get_class_from_dynamic_module(config.auto_map["AutoModel"], str(directory))(config)
 
 
 def _native_model(kind: StandIn, settings: dict):

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 from running import SMALL, fork
-from transformers import PretrainedConfig
+from transformers import CONFIG_MAPPING, PretrainedConfig
 from watching import digit_reward
 from zoo.standins import STAND_INS, load
 
@@ -67,6 +67,7 @@ def test_every_family_has_a_stand_in():
         ("ModernBertForMaskedLM", "masked_lm"),
         ("LlamaForSequenceClassification", None),
         ("LlamaModel", None),
+        ("RND1LM", None),
     ],
 )
 def test_an_architecture_belongs_to_one_family_or_to_none(architecture, family):
@@ -76,6 +77,22 @@ def test_an_architecture_belongs_to_one_family_or_to_none(architecture, family):
             family_of(config)
     else:
         assert family_of(config) == (family, FAMILIES[family])
+
+
+@pytest.mark.parametrize(
+    "architecture, reason",
+    [("Fast_dLLM_QwenForCausalLM", "blocks of its own and its logits are shifted"), ("BD3LM", "side by side")],
+)
+def test_an_architecture_that_no_denoiser_can_run_is_refused_with_its_reason(architecture, reason):
+    with pytest.raises(ValueError, match=f"{architecture} is not supported: .*{reason}"):
+        family_of(PretrainedConfig(architectures=[architecture]))
+
+
+def test_files_that_name_the_same_type_of_model_are_kept_apart(stand_in):
+    """LLaDA's makes itself known as the config of every llada, which LLaDA-MoE calls itself too."""
+    for name in ("llada", "llada_moe", "llada"):
+        assert load(name, stand_in(name)[0]).family == name
+    assert "llada" not in CONFIG_MAPPING
 
 
 @every_stand_in
@@ -158,6 +175,24 @@ def test_the_scripts_train_evaluate_and_continue_a_checkpoint_that_brings_its_co
     assert "Tom has 3 pens." in fork("generate.py", *trained, "--prompt", "Tom has 3 pens.", cwd=tmp_path)
 
 
+@pytest.mark.parametrize(
+    "script, cache, said",
+    [("train.py", "exact", 1), ("evaluate.py", "exact", 1), ("generate.py", "exact", 1), ("generate.py", "off", 0)],
+)
+def test_a_model_of_blocks_without_a_cache_is_told_of_wherever_it_is_run(edited, tmp_path, script, cache, said):
+    """As LLaDA2's file was, which asked for what a cache did not have."""
+    directory = edited(
+        "llada2", "modeling_llada2_moe.py", "past_key_values.update(k, v, number, {})", "past_key_values.gone"
+    )
+    blocks = {"steps": 6, "max_completion_length": 21, "block_length": 7, "cache": cache}
+    model = {"name_or_path": str(directory), **STAND_INS["llada2"].arguments}
+    document = {"trainer": "sft", **SMALL, "model": model, "generation": blocks}
+    document["training"] = SMALL["training"] | {"output_dir": "out", "save_strategy": "no"}
+    (tmp_path / "config.yaml").write_text(json.dumps(document))
+    told = fork(script, "config.yaml", cwd=tmp_path)
+    assert told.count("generation.cache=exact: LLaDA2MoeModelLM stores no keys and values") == said
+
+
 def test_code_is_run_only_if_the_user_says_so(stand_in):
     directory, _ = stand_in("llada")
     with pytest.raises(ConfigError, match=r"model\.trust_remote_code=False: .* brings code of its own along"):
@@ -169,5 +204,5 @@ def test_code_that_does_not_run_here_is_one_line(stand_in, tmp_path):
     for file in directory.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "modeling_llada.py").write_text("import nothing_that_is_installed\n")
-    with pytest.raises(ConfigError, match=r"cannot be loaded.*nothing_that_is_installed"):
+    with pytest.raises(ConfigError, match=r"its own code cannot be imported.*nothing_that_is_installed"):
         load("llada", tmp_path)

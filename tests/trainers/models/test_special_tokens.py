@@ -41,6 +41,13 @@ def test_a_mask_id_outside_of_the_vocabulary_is_refused(tmp_path):
         load_policy(arguments)
 
 
+def test_tokens_that_are_called_a_mask_come_first_in_the_hint(tmp_path):
+    more = [*(f"<|spare_{number}|>" for number in range(30)), "|<MASK>|"]  # the name that Fast-dLLM v2 gives it
+    arguments = changed(TINY_ASSETS, tmp_path, mask_token=None, more=more)
+    with pytest.raises(ConfigError, match=r"set model\.mask_token to .*, of: \[MASK\], \|<MASK>\|, "):
+        load_policy(arguments)
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
 def test_an_autoregressive_model_has_to_be_given_a_mask(stand_in, name):
     arguments = ModelArguments(model_name_or_path=str(stand_in(name)[0]))

@@ -14,12 +14,14 @@ from trainers.models.probes.looking import (
     PADDING,
     REFUSALS,
     Refuse,
+    far_length,
     logits_from,
     moved,
     rules,
     same,
     sequence,
 )
+from trainers.models.remote_code import failure, own_frame
 
 # A token that is not seen changes nothing but the rounding, where experts get other tokens beside it: 1e-6 of what it
 # changes where it is seen, with random weights of 1 to 24 layers; what does change was 0.15 and more of it.
@@ -38,8 +40,14 @@ def find_padding(policy: Policy, refuse: Refuse) -> Calling:
     try:
         logits_from(replace(policy, calling=plain).denoiser(), sequence(policy, LENGTH), None)
     except Exception as error:
-        refuse(f"one forward of {LENGTH} tokens without padding fails: {type(error).__name__}: {error}")
+        refuse(f"one forward of {LENGTH} tokens without padding fails: {_told(policy, error)}", runs=False)
     return plain
+
+
+def _told(policy: Policy, error: Exception) -> str:
+    """An error of a model's forward, with its place where the model has code of its own."""
+    own = failure(error, getattr(policy.model.config, "transformers_version", None)) if own_frame(error) else ""
+    return own or f"{type(error).__name__}: {error}"
 
 
 def _forms(policy: Policy) -> Iterator[Calling]:
@@ -62,32 +70,43 @@ def _hides_padding(policy: Policy) -> bool:
 
 
 def check_bidirectional(policy: Policy, refuse: Refuse) -> None:
-    """Later tokens change earlier logits, as earlier ones do later logits."""
-    half, (ids, other) = LENGTH // 2, (sequence(policy, LENGTH, shift) for shift in (0, 1))
+    """Later tokens change earlier logits, as earlier ones do later logits, however far away they are."""
+    if _sees_later(policy, far_length(policy)):
+        return
+    if _sees_later(policy, LENGTH):
+        refuse(
+            f"model.attention=bidirectional, but of {far_length(policy)} tokens the last do not change the logits of "
+            f"the first ones, as they do of {LENGTH}: its attention is in blocks or through a window"
+        )
+    refuse(
+        "model.attention=bidirectional, but later tokens do not change the logits of earlier ones: its attention "
+        "is causal and does not follow config.is_causal=False"
+    )
+
+
+def _sees_later(policy: Policy, length: int) -> bool:
+    """Whether the first logits follow the second half of a text, as the last ones do the first half."""
+    half, (ids, other) = length // 2, (sequence(policy, length, shift) for shift in (0, 1))
     changes = torch.cat([ids[:, :half], other[:, half:]], dim=1), torch.cat([other[:, :half], ids[:, half:]], dim=1)
     denoiser = policy.denoiser()
     own, ends, begins = (logits_from(denoiser, states, None) for states in (ids, *changes))
-    # with shifted logits the first of the later half are predicted from the earlier one, and the other way round
-    early, late = slice(0, half - 2), slice(half + 1, None)
-    if moved(own[early], ends[early]) <= UNSEEN * moved(own[late], begins[late]):
-        refuse(
-            "model.attention=bidirectional, but later tokens do not change the logits of earlier ones: its attention "
-            "is causal and does not follow config.is_causal=False"
-        )
+    # three eighths of the text lie between what is changed and what is read
+    near = max(1, length // 8)
+    return moved(own[:near], ends[:near]) > UNSEEN * moved(own[-near:], begins[-near:])
 
 
 def find_rule(policy: Policy, refuse: Refuse) -> Calling:
     """The form of a rule that the model follows."""
-    seen = ""
+    seen, runs = "", False
     for rule in rules(policy):
         calling = Calling(attention=rule)
         try:
-            seen = _breach(replace(policy, calling=calling))
+            seen, runs = _breach(replace(policy, calling=calling)), True
         except REFUSALS as error:
-            seen = f"no form of a rule is taken: {type(error).__name__}: {error}"
+            seen = f"no form of a rule is taken: {_told(policy, error)}"
         if not seen:
             return calling
-    refuse(f"model.attention=block_causal, but it does not follow a rule of who sees whom: {seen}")
+    refuse(f"model.attention=block_causal, but it does not follow a rule of who sees whom: {seen}", runs)
 
 
 def _breach(policy: Policy) -> str:

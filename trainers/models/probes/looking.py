@@ -1,9 +1,10 @@
 """How a model is looked at: made-up sequences of ordinary tokens, their logits, and when two of these are the same."""
 
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -14,35 +15,83 @@ from trainers.models.caching import RULES
 from trainers.models.policy import Policy, embedding_rows
 
 LENGTH, PADDING, BLOCK = 12, 3, 4  # tokens of the made-up sequences
+# Of those that are to be longer than what a model sees at a time: at least, at most, and in blocks of its own
+FAR, FARTHEST, BLOCKS = 104, 1024, 3
+BLOCK_KEYS = ("block_length", "block_size", "bd_size")  # of configs; Fast-dLLM v2 (2509.26328) has the last
+POSITION_KEYS = ("max_position_embeddings", "max_sequence_length")
 # Of the logits' standard deviation, root mean square: products of another shape round otherwise, with the same weights
 # by up to 3e-6 in float32 and 0.1 in bfloat16, where experts change with it. Wrong positions made 0.7 and more.
 LITTLE, LITTLE_IN_HALF = 1e-3, 0.25
+ROOM = 0.8  # of an accelerator's free memory that weights may take: the rest is for what a forward makes
 # what a model raises that is called in a form that it does not take
 REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError)
 
-Refuse = Callable[[str], NoReturn]  # raises a ConfigError that says what was seen
+
+class Refuse(Protocol):
+    """Raises a ConfigError that says what was seen."""
+
+    def __call__(self, seen: str, runs: bool = True) -> NoReturn:
+        """``runs``: whether the model can be run at all, so that a user may know better and skip the check."""
+        ...
 
 
 @contextmanager
 def at_rest(policy: Policy) -> Iterator[None]:
-    """Eval mode, no gradient, global randomness put back; on the accelerator if this process has it for itself."""
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1 and not policy.quantised
-    accelerator = torch.accelerator.current_accelerator()
-    if alone and accelerator is not None and torch.accelerator.is_available():
-        policy.move_to(accelerator)
-    device = policy.model.device
-    with policy.denoiser().evaluating(), torch.random.fork_rng([] if device.type == "cpu" else [device]):
-        yield
+    """Eval mode, no gradient, global randomness put back; on this process' accelerator, if it has room for the model.
+
+    Where there are several processes the model goes back to where it was: it may be about to be sharded.
+    """
+    before, place = policy.model.device, _accelerator(policy)
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    try:
+        if place is not None:
+            policy.move_to(place)
+        device = policy.model.device
+        with policy.denoiser().evaluating(), torch.random.fork_rng([] if device.type == "cpu" else [device]):
+            yield
+    finally:
+        if place is not None and not alone:
+            policy.move_to(before)
+
+
+def _accelerator(policy: Policy) -> torch.device | None:
+    """Where this process will train; None: nowhere else than where the weights are, or there is no room for them."""
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if kind is None or policy.quantised:
+        return None
+    place = torch.device(kind.type, int(os.environ.get("LOCAL_RANK", "0")))
+    weights = sum(weight.nbytes for weight in policy.model.parameters())
+    return place if weights < ROOM * _free(place) else None
+
+
+def _free(place: torch.device) -> float:
+    """Free memory, bytes; infinite where the accelerator does not say."""
+    try:
+        return torch.accelerator.get_memory_info(place)[0]
+    except (RuntimeError, NotImplementedError):
+        return math.inf
 
 
 def sequence(policy: Policy, length: int, shift: int = 0) -> Tensor:
-    """A row of ordinary tokens, (1, length); others at every position for another ``shift``."""
+    """A row of ordinary tokens, (1, length); others at every position for another ``shift`` of 0, 1 and 2."""
     special = set(policy.tokenizer.all_special_ids)
     known = min(len(policy.tokenizer), embedding_rows(policy.model))
-    stride = max(1, known // (4 * LENGTH))
+    stride = max(1, known // (4 * length))
     ordinary = [token for token in range(known - 1, -1, -stride) if token not in special]
-    ids = [ordinary[(i + shift * (length + 1)) % len(ordinary)] for i in range(length)]
+    start = shift * (len(ordinary) // 3)
+    ids = [ordinary[(i + start) % len(ordinary)] for i in range(length)]
     return torch.tensor([ids], device=policy.model.device)
+
+
+def far_length(policy: Policy) -> int:
+    """Tokens of a sequence that is longer than any block that the model's config names, if it has the positions."""
+
+    def named(keys: tuple[str, ...]) -> list[int]:
+        values = (getattr(policy.model.config, key, None) for key in keys)
+        return [value for value in values if isinstance(value, int) and value > 0]
+
+    wanted = max(FAR, *(BLOCKS * block for block in named(BLOCK_KEYS)), 0)
+    return min(wanted, FARTHEST, *named(POSITION_KEYS))
 
 
 def logits_from(

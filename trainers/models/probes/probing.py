@@ -6,6 +6,7 @@ from typing import NoReturn
 from trainers.models.policy import Policy
 from trainers.models.probes.attention import check_bidirectional, find_padding, find_rule
 from trainers.models.probes.looking import at_rest
+from trainers.models.probes.modes import settle_modes
 from trainers.models.probes.shortcuts import find_store, head_is_last
 from trainers.models.probes.text import check_text
 from trainers.settings.options import ConfigError
@@ -22,8 +23,9 @@ def probed(policy: Policy, name: str) -> Policy:
         ConfigError: the model is not what is claimed; the message says what was seen.
     """
 
-    def refuse(seen: str) -> NoReturn:
-        raise ConfigError(f"model.name_or_path={name!r}: {seen} (model.probe=false skips this check)")
+    def refuse(seen: str, runs: bool = True) -> NoReturn:
+        skip = " (model.probe=false skips this check)" if runs else ""
+        raise ConfigError(f"model.name_or_path={name!r}: {seen}{skip}")
 
     with at_rest(policy):
         if policy.block_length is None:
@@ -31,6 +33,7 @@ def probed(policy: Policy, name: str) -> Policy:
             check_bidirectional(policy, refuse)
         else:
             policy = replace(policy, calling=find_rule(policy, refuse))
+        settle_modes(policy, refuse)
         policy = replace(policy, calling=replace(policy.calling, head=head_is_last(policy)))
         policy = replace(policy, calling=find_store(policy))
         if policy.block_length is None:

@@ -1,6 +1,7 @@
-"""Stand-in for LLaDA's config: names of its own for every size, as its code does not come from transformers."""
+"""Stand-in for LLaDA's config: names of its own for every size, as its code does not come from transformers. It makes
+itself known to transformers as the config of every "llada"."""
 
-from transformers import PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 
 class LLaDAConfig(PretrainedConfig):
@@ -13,3 +14,6 @@ class LLaDAConfig(PretrainedConfig):
         self.init_std = kwargs.pop("init_std", 0.3)
         self.use_cache = kwargs.pop("use_cache", False)
         super().__init__(**kwargs)
+
+
+AutoConfig.register("llada", LLaDAConfig)

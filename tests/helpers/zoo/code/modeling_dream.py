@@ -1,4 +1,5 @@
-"""Stand-in for Dream: found through AutoModel alone, a sampler of its own, a mask handed straight to the kernel."""
+"""Stand-in for Dream: found through AutoModel alone, a sampler with settings of its own, a mask handed straight to the
+kernel."""
 
 import torch
 from torch import nn
@@ -6,21 +7,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 
 from .configuration_dream import DreamConfig
+from .generation_dream import DreamGenerationConfig, DreamGenerationMixin
 from .parts import MLP, Layer, frequencies
-
-
-class DreamGenerationMixin:
-    """Not GenerationMixin: a denoising loop of its own."""
-
-    @torch.no_grad()
-    def diffusion_generate(self, inputs, max_new_tokens=4, **kwargs):
-        mask = self.config.mask_token_id
-        ids = nn.functional.pad(inputs, (0, max_new_tokens), value=mask)
-        for _ in range(max_new_tokens):
-            logits = self(ids, "full").logits
-            logits = torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
-            ids = torch.where(ids == mask, logits.argmax(dim=-1), ids)
-        return ids
 
 
 class DreamPreTrainedModel(PreTrainedModel):
@@ -32,6 +20,12 @@ class DreamPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module):
         if isinstance(module, nn.Linear | nn.Embedding):
             module.weight.data.normal_(std=self.config.initializer_range)
+
+    @classmethod
+    def from_pretrained(cls, path, *args, **kwargs):
+        model = super().from_pretrained(path, *args, **kwargs)
+        model.generation_config = DreamGenerationConfig.from_pretrained(path)
+        return model
 
 
 class DreamBaseModel(DreamPreTrainedModel):

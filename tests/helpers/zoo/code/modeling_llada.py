@@ -1,8 +1,9 @@
 """Stand-in for LLaDA, written as remote code for transformers 4 is.
 
 It never calls post_init, ties weights by a method without arguments, has an inner module that returns logits and no
-hidden states, takes an attention mask and ignores it, refuses a cache, and switches activation checkpointing in a way
-of its own.
+hidden states, takes an attention mask and ignores it, refuses a cache, switches activation checkpointing in a way of
+its own, prepares inputs for generation, by which transformers 5 takes it for one to be generated with and makes a
+subclass, and makes itself known to transformers.
 """
 
 from enum import Enum
@@ -11,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .configuration_llada import LLaDAConfig
@@ -98,6 +99,13 @@ class LLaDAModelLM(PreTrainedModel):
     def can_generate(self):
         return True
 
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, **kwargs):
+        return {
+            "input_ids": input_ids,
+            "past_key_values": past_key_values,
+            "use_cache": kwargs.pop("use_cache", False),
+        }
+
     def get_input_embeddings(self):
         return self.model.transformer.wte
 
@@ -113,3 +121,6 @@ class LLaDAModelLM(PreTrainedModel):
     def tie_weights(self):
         if self.config.weight_tying:
             self.model.transformer.ff_out = self.model.transformer.wte
+
+
+AutoModel.register(LLaDAConfig, LLaDAModelLM)

@@ -1,6 +1,6 @@
 """Stand-in for LLaDA2: block-causal, and takes who sees whom as (B, 1, N, N) alone.
 
-As remote code for transformers 4 does, it asks transformers for things that 5 no longer has, and keeps the
+As remote code for transformers 4 does, it asks transformers and a cache for things that 5 no longer has, and keeps the
 frequencies of its rotary embedding in a buffer that is not saved and that its own _init_weights does not know.
 """
 
@@ -67,7 +67,7 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
     ):
         hidden = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         rows, length = hidden.shape[:2]
-        stored = past_key_values.get_seq_length() if past_key_values is not None else 0
+        stored = past_key_values.get_usable_length(length) if past_key_values is not None else 0
         if attention_mask is None or attention_mask.shape != (rows, 1, length, stored + length):
             found = None if attention_mask is None else tuple(attention_mask.shape)
             raise ValueError(f"expected attention_mask (batch, 1, queries, keys), got {found}")

@@ -65,6 +65,15 @@ class LLaDAMoEModelLM(LLaDAMoEPreTrainedModel, GenerationMixin):
     def get_decoder(self):
         return self.model
 
-    def forward(self, input_ids=None, attention_mask=None, position_ids=None, inputs_embeds=None, **kwargs):
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        inputs_embeds=None,
+        past_key_values=None,
+        **kwargs,
+    ):
+        assert past_key_values is None, "no key-value cache for LLaDA-MoE"
         outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds)
         return MoeCausalLMOutputWithPast(logits=self.lm_head(outputs[0]))

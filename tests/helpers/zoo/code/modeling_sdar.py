@@ -1,4 +1,8 @@
-"""Stand-in for SDAR: block-causal, its mask straight into the kernel, and a cache that is written to on demand."""
+"""Stand-in for SDAR: block-causal, its mask straight into the kernel, and a cache that is written to on demand.
+
+In train mode it is another function: it noises the text itself, wants labels, and returns a loss and no logits. Its
+attention then takes another kernel, with another mask.
+"""
 
 import torch
 from torch import nn
@@ -8,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import LossKwargs
 
 from .configuration_sdar import SDARConfig
-from .parts import MLP, Layer, frequencies
+from .parts import MLP, Attention, Layer, frequencies
 
 
 class KwargsForCausalLM(LossKwargs):
@@ -22,15 +26,24 @@ class SDARPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
 
 
+class SDARAttention(Attention):
+    def forward(self, hidden, positions, frequency, mask=None, remember=None):
+        if self.training:  # the mask of noised and clean text side by side, which is not what it was given
+            mask = None if mask is None else mask.flip(-1)
+        return super().forward(hidden, positions, frequency, mask, remember)
+
+
 class SDARModel(SDARPreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         width = config.hidden_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, width)
+        self.embed_tokens = nn.Embedding(config.vocab_size, width, config.pad_token_id)
         self.layers = nn.ModuleList(
             Layer(width, config.num_attention_heads, MLP(width, config.intermediate_size))
             for _ in range(config.num_hidden_layers)
         )
+        for layer in self.layers:
+            layer.self_attn = SDARAttention(width, config.num_attention_heads)
         self.norm = nn.RMSNorm(width)
         self.gradient_checkpointing = False
         self.post_init()
@@ -95,6 +108,12 @@ class SDARForCausalLM(SDARPreTrainedModel, GenerationMixin):
     def get_decoder(self):
         return self.model
 
+    def noised_loss(self, input_ids, position_ids, labels):
+        places = position_ids.masked_fill(position_ids.diff(dim=1, prepend=position_ids[:, :1]) < 0, 0)
+        hidden = self.model(input_ids, None, places).last_hidden_state
+        loss = nn.functional.cross_entropy(self.lm_head(hidden).flatten(0, 1), labels.flatten())
+        return CausalLMOutputWithPast(loss=loss, logits=None)
+
     def forward(
         self,
         input_ids=None,
@@ -110,6 +129,8 @@ class SDARForCausalLM(SDARPreTrainedModel, GenerationMixin):
         logits_to_keep=0,
         **kwargs,
     ):
+        if self.training:
+            return self.noised_loss(input_ids, position_ids, labels)
         outputs = self.model(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs
         )

@@ -21,6 +21,7 @@ CALLINGS = {
     "llada2_tied": Calling(padding="pairwise", attention="sdpa"),
     "dream": Calling(padding="pairwise", attention="sdpa"),
     "sdar": Calling(attention="sdpa", stores="store_kv"),
+    "a2d": Calling(attention="sdpa"),
     "bert": Calling(attention="sdpa", counts_padding=True),
     "modernbert": Calling(attention="sdpa", stores=None),
     **dict.fromkeys(("llama", "qwen2", "qwen3"), Calling(attention="sdpa")),
