@@ -30,7 +30,7 @@ from core.sampling.prediction import check_temperature
 from core.sampling.samplers import ancestral, check_certainty, check_solves, check_timed, sampler_named
 from core.sampling.selection import selection_named
 from core.sampling.solvers import solver_named
-from core.trajectory import Trajectory, tokens_to_first_eos
+from core.trajectory import EosIds, Trajectory, ends_text, tokens_to_first_eos
 
 
 class DiffusionGenerator:
@@ -46,7 +46,7 @@ class DiffusionGenerator:
         selection: a key of `SELECTIONS`, for count_matched.
         solver: a key of `SOLVERS`, for ancestral.
         temperature: of the token distribution; 0 is greedy.
-        eos_id: ends a completion; None: the whole canvas is the completion.
+        eos_id: ends a completion (`core.trajectory.EosIds`); None: the whole canvas is the completion.
         threshold: for sampler confidence, a probability.
         entropy_bound: for sampler entropy_bound, nats.
         cache: what is remembered between evaluations, one of `CACHES`. ``exact``: what changes nothing, which is the
@@ -69,7 +69,7 @@ class DiffusionGenerator:
         sampler: str = "count_matched",
         selection: str = "top1",
         temperature: float = 1.0,
-        eos_id: int | None = None,
+        eos_id: EosIds = None,
         solver: str = "euler",
         threshold: float = 0.9,
         entropy_bound: float = 0.1,
@@ -204,13 +204,12 @@ class DiffusionGenerator:
 
     def _recorded(self, canvas: Canvas, lead: int) -> Trajectory:
         """The rollout that a finished canvas holds."""
-        ended = torch.zeros_like(canvas.ids, dtype=torch.bool) if self.eos_id is None else canvas.ids == self.eos_id
         return Trajectory(
             ids=canvas.ids,
             step_map=canvas.step_map,
             commit_logps=canvas.commit_logps,
             lengths=tokens_to_first_eos(canvas.ids, self.eos_id),
-            stopped=ended.any(dim=1),
+            stopped=ends_text(canvas.ids, self.eos_id).any(dim=1),
             forwards=canvas.forwards,
             exact=self.exact,
             eos_id=self.eos_id,

@@ -9,9 +9,29 @@ from torch import Tensor
 NEVER = torch.iinfo(torch.int64).max  # step_map of a position that no step revealed: its row had stopped before
 
 
-def tokens_to_first_eos(ids: Int[Tensor, "B L"], eos_id: int | None) -> Int[Tensor, " B"]:
-    """Number of tokens up to and including the first EOS; L where there is none."""
-    is_eos = torch.zeros_like(ids, dtype=torch.bool) if eos_id is None else ids == eos_id
+# What ends a completion: one token, or several, of which the first also fills the rest of a canvas; None: nothing.
+# A model that was tuned on turns ends one with a token of its own, and fills up with the end of all text.
+EosIds = int | tuple[int, ...] | None
+
+
+def fill_id(eos_id: int | tuple[int, ...]) -> int:
+    """The token behind the end of a text, up to the end of its canvas."""
+    return eos_id if isinstance(eos_id, int) else eos_id[0]
+
+
+def ends_text(ids: Int[Tensor, "*N"], eos_id: EosIds) -> Bool[Tensor, "*N"]:
+    """Which tokens end a completion; the host is not asked."""
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    if eos_id is None:
+        return found
+    for one in (eos_id,) if isinstance(eos_id, int) else eos_id:
+        found = found | (ids == one)
+    return found
+
+
+def tokens_to_first_eos(ids: Int[Tensor, "B L"], eos_id: EosIds) -> Int[Tensor, " B"]:
+    """Number of tokens up to and including the first that ends the text; L where there is none."""
+    is_eos = ends_text(ids, eos_id)
     first = is_eos.int().argmax(dim=1)
     return torch.where(is_eos.any(dim=1), first + 1, ids.size(1))
 
@@ -34,7 +54,7 @@ class Trajectory:
             positions from the distribution or from chance alone, False where the drawn token influences its own
             position (low_confidence), where tokens are drawn again (renoise, revise) or from an extrapolated law (the
             solvers dpm and unipc), and for greedy decoding.
-        eos_id: the token that ends a completion, or None.
+        eos_id: what ends a completion, see `EosIds`.
         lead: tokens of the prompt that share a block with the first tokens of the canvas, (B,), see
             `core.denoisers.attention.leads`; None: the model's blocks, if it has any, begin where the canvas does.
     """
@@ -46,15 +66,15 @@ class Trajectory:
     stopped: Bool[Tensor, " B"]
     forwards: Int[Tensor, " B"]
     exact: bool
-    eos_id: int | None
+    eos_id: EosIds
     lead: Int[Tensor, " B"] | None = None
 
     @property
     def completion_ids(self) -> Int[Tensor, "B L"]:
-        """The finished text: the canvas with everything after the first EOS overwritten by EOS."""
+        """The finished text: the canvas with everything after the first EOS overwritten by what fills it."""
         if self.eos_id is None:
             return self.ids
-        return torch.where(self.completion_mask, self.ids, self.eos_id)
+        return torch.where(self.completion_mask, self.ids, fill_id(self.eos_id))
 
     @property
     def completion_mask(self) -> Bool[Tensor, "B L"]:

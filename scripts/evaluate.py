@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     identity = {
         "data": data,
         "weights": weights,
-        "rows": {str(number): settings(row.config) for number, row in enumerate(swept)},
+        "rows": {str(number): settings(row.config, policy.format) for number, row in enumerate(swept)},
         "versions": {name: environment()[name] for name in VERSIONS},
     }
     journal = Journal(journal_path(options.json), identity) if options.json else None

@@ -44,12 +44,12 @@ def main(argv: list[str]) -> None:
         policy.denoiser(),
         loss.schedule,
         build_masking(args),
-        policy.eos_id,
+        policy.eos_ids,
         temperature=0.0 if options.greedy else args.temperature,
     )
 
     console = Console(highlight=False)
-    console.print(prompt, style="dim")
+    console.print(Text(policy.format.render(policy.tokenizer, prompt), style="dim"))
     previous = torch.full((1, args.max_completion_length), policy.mask_id)
 
     def show(timestep: int, ids: torch.Tensor) -> None:

@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     if chosen.json:
         record = {
             "config": config.describe(),
-            "settings": settings(config),
+            "settings": settings(config, policy.format),
             "weights": weights_hash(policy.model),
             "draws": chosen.draws,
             "environment": environment(),

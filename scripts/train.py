@@ -17,6 +17,7 @@ from pathlib import Path
 
 import yaml
 from rich.console import Console
+from rich.text import Text
 
 from trainers.commands import main_or_one_line
 from trainers.settings.launching import check_launch
@@ -62,6 +63,8 @@ def main(argv: list[str]) -> None:
         output.mkdir(parents=True, exist_ok=True)
         (output / "config.yaml").write_text(yaml.safe_dump(config.describe(), sort_keys=False))
 
+    asked = f"prompts: {policy.format.told(policy.tokenizer)}"
+    console.print(Text(asked, style="dim"), soft_wrap=True)
     evaluator = build_evaluator(config, task, splits["test"])
     # Fresh weights know nothing, and a resumed run's "before" was the run's that it resumes.
     before = None if config.model.from_scratch else evaluate_together(trainer, evaluator)
@@ -89,7 +92,10 @@ def main(argv: list[str]) -> None:
         held_out=tables,
         samples=sample_rows(splits["test"], before, after),
         seconds={"total": time.perf_counter() - started},
-        notes=[f"{len(splits['test'])} held-out problems, {len(set(splits['test']['cluster']))} independent clusters"],
+        notes=[
+            asked,
+            f"{len(splits['test'])} held-out problems, {len(set(splits['test']['cluster']))} independent clusters",
+        ],
     )
     console.print(f"report: {report}")
 

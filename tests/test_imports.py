@@ -17,7 +17,7 @@ PLUMBING = {"jaxtyping", "lm_eval", "math_verify", "matplotlib", "numpy", "rich"
 
 TASK_FOLDERS = {"word_problems", "countdown", "sudoku", "math", "code"}
 TASK_FILES = {"__init__"}  # of trainers/tasks, besides what tasks share
-SHARED_BY_TASKS = {"arithmetic", "clustering", "generating", "hub", "sources", "training_data", "verdicts"}
+SHARED_BY_TASKS = {"arithmetic", "clustering", "generating", "hub", "messages", "sources", "training_data", "verdicts"}
 
 
 def sources(*folders: str) -> list[Path]:

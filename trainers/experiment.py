@@ -24,12 +24,15 @@ from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.objects import build_loss, build_masking
 from trainers.sft.trainer import DiffusionSFTTrainer
 from trainers.task_loading import load_task as load_task  # the first thing that a script does
+from trainers.tasks.messages import text_of
 
 
 def load_experiment_policy(config: ExperimentConfig, train: Dataset) -> Policy:
-    """The policy; a fresh tokenizer is trained on the training split."""
-    corpus = (prompt + text for prompt, text in zip(train["prompt"], train["completion"], strict=True))
-    policy = load_policy(config.model, corpus, config.training.block_length)
+    """The policy, asked in the format that the task section settles; a fresh tokenizer is trained on the training
+    split."""
+    corpus = (text_of(prompt) + text for prompt, text in zip(train["prompt"], train["completion"], strict=True))
+    form = config.task.chat_template, config.task.system_prompt
+    policy = load_policy(config.model, corpus, config.training.block_length, *form)
     if policy.block_length is not None:  # what its family is, if the config did not say it
         check_block_causal(config.training)
         _say_if_uncached(policy, config.training)

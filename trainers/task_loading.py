@@ -21,6 +21,7 @@ from trainers.evaluating.solved import sometimes_solved
 from trainers.settings.options import ConfigError, dotted
 from trainers.settings.task import TaskArguments
 from trainers.tasks import TASKS
+from trainers.tasks.messages import flaw_of
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("prompt", "completion", "answer", "cluster")
@@ -150,9 +151,10 @@ def check_splits(splits: dict[str, Dataset], label: str) -> None:
             raise ConfigError(f"task {label}: split {split} has no column {missing[0]!r}; expected {COLUMNS}")
         if len(rows) == 0:
             raise ConfigError(f"task {label}: split {split} is empty")
-        empty = [i for i, prompt in enumerate(rows["prompt"]) if not isinstance(prompt, str) or not prompt]
-        if empty:
-            raise ConfigError(f"task {label}: split {split}, row {empty[0]}: the prompt is not a text, or empty")
+        flaws = ((i, flaw_of(prompt)) for i, prompt in enumerate(rows["prompt"]))
+        flawed = next(((i, flaw) for i, flaw in flaws if flaw), None)
+        if flawed:
+            raise ConfigError(f"task {label}: split {split}, row {flawed[0]}: {flawed[1]}")
     owner: dict[str, str] = {}
     for split in SPLITS:
         for cluster in set(splits[split]["cluster"]):

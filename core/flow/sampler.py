@@ -16,7 +16,7 @@ from core.denoisers import EmbeddingDenoiser
 from core.flow.path import EmbeddingFlow, check_noise_scale, levels
 from core.flow.solvers import ODE_SOLVERS, check_solver
 from core.sampling.noise import TOKEN, RowNoise
-from core.trajectory import Trajectory, tokens_to_first_eos
+from core.trajectory import EosIds, Trajectory, ends_text, tokens_to_first_eos
 
 
 class FlowGenerator:
@@ -32,7 +32,7 @@ class FlowGenerator:
         solver: a key of `ODE_SOLVERS`.
         noise_scale: s, as in training.
         temperature: of the starting noise; 0 starts from the mask token's embedding alone and is deterministic.
-        eos_id: ends a completion; None: the whole canvas is the completion.
+        eos_id: ends a completion (`core.trajectory.EosIds`); None: the whole canvas is the completion.
 
     Raises:
         ValueError: unknown solver or impossible values.
@@ -46,7 +46,7 @@ class FlowGenerator:
         solver: str = "euler",
         noise_scale: float = 1.0,
         temperature: float = 1.0,
-        eos_id: int | None = None,
+        eos_id: EosIds = None,
     ):
         check_solver("generation.solver", solver)
         check_noise_scale(noise_scale)
@@ -92,13 +92,12 @@ class FlowGenerator:
 
     def _trajectory(self, ids: Int[Tensor, "B L"], forwards: int) -> Trajectory:
         """The record of a walk whose last evaluation revealed all tokens at once."""
-        never = torch.zeros_like(ids[:, 0], dtype=torch.bool)
         return Trajectory(
             ids=ids,
             step_map=torch.full_like(ids, forwards - 1),
             commit_logps=torch.zeros(ids.shape, device=ids.device),
             lengths=tokens_to_first_eos(ids, self.eos_id),
-            stopped=never if self.eos_id is None else (ids == self.eos_id).any(dim=1),
+            stopped=ends_text(ids, self.eos_id).any(dim=1),
             forwards=torch.full_like(ids[:, 0], forwards),
             exact=False,
             eos_id=self.eos_id,

@@ -24,7 +24,7 @@ from core.sampling.noise import TOKEN, RowNoise
 from core.sampling.prediction import Prediction, invert
 from core.sampling.selection import Selection
 from core.sampling.solvers import Posteriors, ReverseStep, Solver
-from core.trajectory import NEVER, tokens_to_first_eos
+from core.trajectory import NEVER, EosIds, ends_text, fill_id, tokens_to_first_eos
 
 LAG = 2  # enough queued work that an accelerator is never idle
 
@@ -56,7 +56,7 @@ class Settings(Protocol):
     selection: Selection
     solver: Solver
     temperature: float
-    eos_id: int | None
+    eos_id: EosIds
     threshold: float
     entropy_bound: float
 
@@ -153,12 +153,14 @@ class Canvas:
         """Those of them in rows that are still being written."""
         return self.hidden & self.alive.unsqueeze(1)
 
-    def stop_finished(self, eos_id: int) -> None:
-        """Rows whose first EOS has nothing masked before it have stopped; their unrevealed tail is EOS from now on."""
+    def stop_finished(self, eos_id: int | tuple[int, ...]) -> None:
+        """Rows whose first EOS has nothing masked before it have stopped; their unrevealed tail is filled from now
+        on."""
         masked = self.ids == self.settings.denoiser.mask_id
         first_masked = torch.where(masked.any(dim=1), masked.int().argmax(dim=1), self.ids.size(1))
-        done = self.alive & (self.ids == eos_id).any(dim=1) & (tokens_to_first_eos(self.ids, eos_id) <= first_masked)
-        self.ids = torch.where(masked & done.unsqueeze(1), eos_id, self.ids)
+        ended = ends_text(self.ids, eos_id).any(dim=1)
+        done = self.alive & ended & (tokens_to_first_eos(self.ids, eos_id) <= first_masked)
+        self.ids = torch.where(masked & done.unsqueeze(1), fill_id(eos_id), self.ids)
         self.alive = self.alive & ~done
 
     def inform_host(self, shrinking: bool, finish_early: bool) -> None:

@@ -30,6 +30,24 @@ def test_length_counts_the_first_eos_and_is_the_canvas_without_one():
     assert tokens_to_first_eos(ids, None).tolist() == [3, 3, 3, 3]
 
 
+def test_length_counts_the_first_of_several_ends():
+    ids = torch.tensor([[0, 2, 1], [2, 0, 1], [0, 1, 2], [0, 0, 0]])
+    assert tokens_to_first_eos(ids, (EOS, 1)).tolist() == [2, 1, 2, 3]
+    assert tokens_to_first_eos(ids, (EOS,)).tolist() == tokens_to_first_eos(ids, EOS).tolist() == [2, 1, 3, 3]
+
+
+def test_a_text_keeps_the_end_that_it_has_and_is_filled_with_the_first_one():
+    out = sampler(TableDenoiser(), 6, eos_id=(EOS, 1), selection="random").generate(*prompts(40), rng())
+    last = {text[-1] for text, stopped in zip(out.completions(), out.stopped.tolist(), strict=True) if stopped}
+    assert last == {EOS, 1}
+    for row, text in enumerate(out.completions()):
+        assert not {EOS, 1} & set(text[:-1])
+        assert (text[-1] in (EOS, 1)) == out.stopped[row].item()
+        assert out.completion_ids[row].tolist() == text + [EOS] * (6 - len(text))
+    never = out.step_map == NEVER
+    assert bool(never.any()) and bool((out.ids[never] == EOS).all())
+
+
 def test_mask_text_length_and_reason_agree(rollout):
     assert {"eos", "length"} == set(rollout.finish_reason)
     for row, text in enumerate(rollout.completions()):

@@ -66,6 +66,11 @@ def build_micro(tokenizer, seed=0, layers=1, causal=False, **overrides):
     return model
 
 
+@pytest.fixture(scope="session")
+def make_micro():
+    return build_micro
+
+
 @pytest.fixture
 def make_policy(tokenizer):
     return lambda seed=0, **kwargs: Policy(build_micro(tokenizer, seed, **kwargs), tokenizer)

@@ -1,12 +1,15 @@
 """Preferred and rejected texts on canvases of fixed length, as TRL's DPO wants them in one batch."""
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from trainers.collating import IGNORED, CanvasCollator
+from trainers.models.formats import PromptFormat
 from trainers.settings.options import ConfigError
 
 TEXTS = ("chosen", "rejected")
@@ -32,13 +35,21 @@ class PairCollator(CanvasCollator):
         }
 
 
-def check_lengths(pairs: Dataset, canvas_length: int, eos_id: int) -> None:
+def tokenised(row: dict[str, Any], form: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """``prompt_ids``, and ``chosen_ids`` and ``rejected_ids`` with their ends, behind one and the same prompt."""
+    texts = [form.join(tokenizer, row["prompt"], row[text]) for text in TEXTS]
+    start = min(len(prompt) for prompt, _ in texts)
+    chosen, rejected = (prompt + completion for prompt, completion in texts)
+    return {"prompt_ids": chosen[:start], "chosen_ids": chosen[start:], "rejected_ids": rejected[start:]}
+
+
+def check_lengths(pairs: Dataset, canvas_length: int, eos_ids: Collection[int]) -> None:
     """Texts must fit their canvas; the EOS behind one that fills it may be cut.
 
     Raises:
         ConfigError: some do not.
     """
-    lengths = [len(ids) - (ids[-1] == eos_id) for text in TEXTS for ids in pairs[f"{text}_ids"]]
+    lengths = [len(ids) - (ids[-1] in eos_ids) for text in TEXTS for ids in pairs[f"{text}_ids"]]
     too_long = sum(length > canvas_length for length in lengths)
     if too_long:
         raise ConfigError(

@@ -29,6 +29,7 @@ from trainers.saving.files import replace_file
 from trainers.settings.config import ExperimentConfig
 from trainers.settings.dpo import DiffusionDPOConfig
 from trainers.settings.options import ConfigError
+from trainers.tasks.messages import Prompt, flaw_of
 
 COLUMNS = ("prompt", "chosen", "rejected")
 FOLDER = "preferences"  # of the output directory
@@ -58,7 +59,7 @@ def preference_pairs(
     if found is None:
         wanted = ["train", *(["validation"] if args.evaluates else [])]
         return {name: own_pairs(config, name, splits[name], policy, evaluator) for name in wanted}
-    held_out = {prompt for name in HELD_OUT for prompt in splits[name]["prompt"]}
+    held_out = {_key(prompt) for name in HELD_OUT for prompt in splits[name]["prompt"]}
     args.check_validation("validation" in found)
     return {name: _without(held_out, pairs) if name == "train" else pairs for name, pairs in found.items()}
 
@@ -93,19 +94,28 @@ def read_pairs(path: Path) -> Dataset:
         except (ValueError, KeyError, TypeError) as error:
             wanted = f"a JSON object with {', '.join(COLUMNS)}"
             raise ConfigError(f"preferences.data_files={str(path)!r}, line {number}: expected {wanted}") from error
-        if pair["chosen"] == pair["rejected"]:
-            raise ConfigError(f"preferences.data_files={str(path)!r}, line {number}: chosen and rejected are equal")
+        flaw = _flaw_of(pair)
+        if flaw:
+            raise ConfigError(f"preferences.data_files={str(path)!r}, line {number}: {flaw}")
         pairs.append(pair)
     if not pairs:
         raise ConfigError(f"preferences.data_files={str(path)!r}: no pairs")
     return Dataset.from_list(pairs)
 
 
+def _flaw_of(pair: Pair) -> str | None:
+    """What is wrong with a pair; None: nothing."""
+    for name in ("chosen", "rejected"):
+        if not isinstance(pair[name], str):
+            return f"{name} is {pair[name]!r}; expected the text of an answer"
+    return "chosen and rejected are equal" if pair["chosen"] == pair["rejected"] else flaw_of(pair["prompt"])
+
+
 def read_hub(name: str) -> dict[str, Dataset]:
     """The training pairs of a hub dataset and, if it has such a split, its validation pairs.
 
     Raises:
-        ConfigError: it cannot be loaded, or has no such columns.
+        ConfigError: it cannot be loaded, has no such columns, or a row is no pair.
     """
     try:
         found = datasets.load_dataset(name)
@@ -115,12 +125,22 @@ def read_hub(name: str) -> dict[str, Dataset]:
     missing = [column for column in COLUMNS if "train" in kept and column not in kept["train"].column_names]
     if "train" not in kept or missing:
         raise ConfigError(f"preferences.dataset_name={name!r}: expected a split train with {', '.join(COLUMNS)}")
+    for split, pairs in kept.items():
+        for number, pair in enumerate(pairs):
+            flaw = _flaw_of(pair)
+            if flaw:
+                raise ConfigError(f"preferences.dataset_name={name!r}, {split}, row {number}: {flaw}")
     return {split: pairs.select_columns(list(COLUMNS)) for split, pairs in kept.items()}
+
+
+def _key(prompt: Prompt) -> str:
+    """What tells one prompt from another, whatever it is made of."""
+    return json.dumps(prompt, sort_keys=True)
 
 
 def _without(held_out: set[str], pairs: Dataset) -> Dataset:
     """The pairs whose prompts are not held out."""
-    kept = pairs.select([i for i, prompt in enumerate(pairs["prompt"]) if str(prompt) not in held_out])
+    kept = pairs.select([i for i, prompt in enumerate(pairs["prompt"]) if _key(prompt) not in held_out])
     if len(kept) == 0:
         raise ConfigError("preferences: the prompts of all training pairs are held-out problems of the task")
     kept.info.description = f"{len(kept)} preference pairs, {len(pairs) - len(kept)} left out as held-out prompts"
@@ -148,7 +168,7 @@ def own_pairs(
         "problems": data_hash(problems),
         "samples": args.preference_samples,
         "pairs_per_problem": args.pairs_per_problem,
-        "settings": settings(config),
+        "settings": settings(config, policy.format),
     }
     found = processes.from_first(lambda: _read_back(folder, split, depends_on))
     if found is None:
@@ -178,8 +198,8 @@ def _make(
 
     def fits(place: int, answer: Answer) -> bool:
         """A text may be tokenised otherwise than it was written: longer, or with a sign for half a character."""
-        whole, prompt = policy.tokenizer([prompts[place] + answer.completion, prompts[place]])["input_ids"]
-        return BROKEN not in answer.completion and len(whole) - len(prompt) <= args.max_completion_length
+        _, ids = policy.format.join(policy.tokenizer, prompts[place], answer.completion)
+        return BROKEN not in answer.completion and len(ids) - 1 <= args.max_completion_length  # its end may be cut
 
     pairs, counts = [], {"problems": len(prompts), "with a pair": 0, "all right": 0, "all wrong": 0}
     for place, of_one in sorted(chain(*processes.gather(mine)), key=lambda answered: answered[0]):

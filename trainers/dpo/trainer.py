@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.dpo_trainer import DPOTrainer
-from trl.trainer.utils import FusedCausalLMOutput, use_adapter
+from trl.trainer.utils import FusedCausalLMOutput, global_then_local_main_first, use_adapter
 
 from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
 from core.scoring import Draws
 from trainers.distributed.randomness import generator_at
 from trainers.distributed.sharding import ShardedTrainer
-from trainers.dpo.collating import TEXTS, PairCollator, check_lengths
+from trainers.dpo.collating import TEXTS, PairCollator, check_lengths, tokenised
 from trainers.faults.tolerant import FaultTolerant
 from trainers.models.activations import checkpoint_activations
 from trainers.models.adapters import REFERENCE, match_reference
@@ -51,6 +51,7 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
     TRL keeps data preparation, losses, reference model, PEFT, metrics. What is redefined of TRL 1.16 and
     transformers 5, constructors apart, and by which class:
 
+    _prepare_dataset (DiffusionDPOTrainer): texts become tokens in the policy's own format
     _compute_loss (DiffusionDPOTrainer): hands TRL what the policy and the reference say of the drawn states
     _precompute_ref_logps (DiffusionDPOTrainer): there is nothing to do before states are drawn
     training_step (FiniteSteps): no update with a number that is not finite
@@ -111,7 +112,12 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
         self._build_collaborators()
         for pairs in (self.train_dataset, self.eval_dataset):
             if pairs is not None:
-                check_lengths(pairs, args.max_completion_length, policy.eos_id)
+                check_lengths(pairs, args.max_completion_length, policy.eos_ids)
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        own = {"form": self.policy.format, "tokenizer": self.policy.tokenizer}
+        with global_then_local_main_first():
+            return dataset.map(tokenised, fn_kwargs=own, desc="Tokenizing")
 
     def _build_collaborators(self) -> None:
         """The objects that draw and score, and what TRL is told of them."""

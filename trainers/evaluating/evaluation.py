@@ -21,9 +21,10 @@ from core.sampling import draw_keys
 from trainers.distributed.randomness import generator_at
 from trainers.evaluating.statistics import Interval, clustered_mean, gain
 from trainers.models.policy import Policy
-from trainers.rollouts import by_length, compiled_body, roll_out
+from trainers.rollouts import by_length, compiled_body, padded, roll_out
 from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.objects import build_generator
+from trainers.tasks.messages import Prompt
 
 SAMPLED = "sampled"
 GREEDY = "greedy"
@@ -137,7 +138,7 @@ class Evaluator:
         was_training = model.training
         model.eval()
         started = time.perf_counter()
-        prompts = tokenizer(list(asked["prompt"]))["input_ids"]
+        prompts = policy.encode(list(asked["prompt"]))
         keys = self.keys(temperature, repetition)[list(places)]
         with compiled_body(model, self.args.compile_rollouts):
             trajectory = roll_out(
@@ -168,18 +169,19 @@ class Evaluator:
             ValueError: options that do not fit together or to the model.
         """
         denoiser = policy.denoiser(compiled=self.args.compile_rollouts)
-        return build_generator(self.args, denoiser, self.schedule, self.masking, policy.eos_id, temperature)
+        return build_generator(self.args, denoiser, self.schedule, self.masking, policy.eos_ids, temperature)
 
     def batches(self, policy: Policy) -> list[list[int]]:
         """The places of all problems in batches of prompts of like length."""
-        lengths = [len(ids) for ids in policy.tokenizer(list(self.problems["prompt"]))["input_ids"]]
+        lengths = [len(ids) for ids in policy.encode(list(self.problems["prompt"]))]
         order = by_length(lengths, policy.denoiser().text_block)
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
 
 
-def encode_prompts(policy: Policy, prompts: Sequence[str]) -> BatchEncoding:
-    """Left-padded ids and attention mask on the model's device."""
-    return policy.tokenizer(list(prompts), padding=True, return_tensors="pt").to(policy.model.device)
+def encode_prompts(policy: Policy, prompts: Sequence[Prompt]) -> BatchEncoding:
+    """Left-padded ids and attention mask of prompts in the policy's format, on the model's device."""
+    ids, mask = padded(policy.encode(prompts), policy.pad_id, policy.model.device)
+    return BatchEncoding({"input_ids": ids, "attention_mask": mask})
 
 
 def summarise(evaluations: dict[str, Evaluation]) -> dict[str, dict[str, Any]]:

@@ -103,6 +103,23 @@ class DiffusionLM(LM):
         """As `loglikelihood`, of whole texts behind an EOS token, each on one canvas."""
         return [self._bound("", request.args[0]) for request in requests]
 
+    # ---- the model's own format: the harness makes chats of its questions, and these texts of them
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The text of a chat, in the template of the model.
+
+        Raises:
+            ConfigError: an answer that is begun in the context, which a diffusion model is not asked for.
+        """
+        if not add_generation_prompt:
+            raise ConfigError("a task begins the answer itself (gen_prefix): expected task.chat_template=false for it")
+        return self.policy.format.render(self.policy.tokenizer, chat_history)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """For the harness's own cache of requests."""
+        return (self.policy.name or "policy").replace("/", "__")
+
     # ---- completions
 
     def _temperature(self, kwargs: dict[str, Any]) -> float:
@@ -129,8 +146,8 @@ class DiffusionLM(LM):
     def _complete(self, contexts: Sequence[str], keys: torch.Tensor, temperature: float) -> list[list[int]]:
         policy, (loss, masking) = self.policy, build_synced(self.args)
         denoiser = policy.denoiser(compiled=self.args.compile_rollouts)
-        sampler = build_generator(self.args, denoiser, loss.schedule, masking, policy.eos_id, temperature)
-        prompts = [policy.tokenizer(context)["input_ids"] or [policy.eos_id] for context in contexts]
+        sampler = build_generator(self.args, denoiser, loss.schedule, masking, policy.eos_ids, temperature)
+        prompts = [ids or [policy.eos_id] for ids in policy.format.tokenize(policy.tokenizer, contexts)]
         with compiled_body(policy.model, self.args.compile_rollouts):
             written = roll_out(sampler, prompts, keys, policy.pad_id, self.batch_size, policy.model.device)
         return written.completions()
@@ -155,9 +172,8 @@ class DiffusionLM(LM):
 
     def _split(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Token ids of both, tokenised together; an EOS token where there is no context."""
-        tokenizer = self.policy.tokenizer
-        whole = tokenizer(context + continuation)["input_ids"]
-        start = common_prefix_length(tokenizer(context)["input_ids"], whole) if context else 0
+        given, whole = self.policy.format.tokenize(self.policy.tokenizer, [context, context + continuation])
+        start = common_prefix_length(given, whole) if context else 0
         return whole[:start] or [self.policy.eos_id], whole[start:]
 
 
@@ -192,6 +208,7 @@ def evaluate(
             num_fewshot=num_fewshot,
             limit=limit,
             log_samples=False,
+            apply_chat_template=model.policy.format.chat,
             task_manager=TaskManager(include_path=include_path),
         )
     except (KeyError, FileNotFoundError) as error:

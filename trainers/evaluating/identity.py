@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch import nn
 
 from trainers.evaluating.sweeps import SCHEDULE, SPEED
+from trainers.models.formats import BARE, PromptFormat
 from trainers.settings.config import ExperimentConfig
 from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.options import dotted
@@ -40,9 +41,14 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def settings(config: ExperimentConfig) -> dict[str, Any]:
+def settings(config: ExperimentConfig, form: PromptFormat = BARE) -> dict[str, Any]:
     """Every setting that can show in an outcome, with its value, defaults included; not where files lie, since hashes
-    say what is in them."""
+    say what is in them.
+
+    Args:
+        config: the experiment.
+        form: the format that its policy is asked in; bare text, as ever, is not written down.
+    """
     args = config.training
     read = {
         dotted(option): getattr(args, option.name)
@@ -52,7 +58,7 @@ def settings(config: ExperimentConfig) -> dict[str, Any]:
     model = {f"model.{name}": value for name, value in asdict(config.model).items() if name != "model_name_or_path"}
     kept = {name: value for name, value in (read | model).items() if name not in SPEED}
     told = {"task.options": config.task.task_options} if config.task.task_options else {}
-    return kept | told | {"task.name": config.task.identity, "training.seed": args.seed}
+    return kept | told | form.describe() | {"task.name": config.task.identity, "training.seed": args.seed}
 
 
 def first_difference(here: Mapping[str, Any], there: Mapping[str, Any], path: Sequence[str] = ()) -> str | None:

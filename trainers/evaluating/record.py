@@ -42,6 +42,7 @@ from trainers.evaluating.journal import Place
 from trainers.evaluating.statistics import Interval, clustered_mean, independent, numbered, pass_at
 from trainers.evaluating.sweeps import Row
 from trainers.evaluating.work import Answers, Work
+from trainers.models.formats import BARE, PromptFormat
 from trainers.saving.environment import environment
 from trainers.saving.files import replace_file
 from trainers.settings.options import ConfigError
@@ -104,12 +105,14 @@ class Found:
         outcomes: for each of them, one outcome a decoding.
         pass_at: the numbers k.
         split: name of the split.
+        form: the format that the policy was asked in.
     """
 
     rows: Sequence[Row]
     outcomes: Sequence[Sequence[Outcome]]
     pass_at: Sequence[int]
     split: str
+    form: PromptFormat = BARE
 
     @classmethod
     def of(cls, rows: Sequence[Row], work: Work, answers: Answers, pass_at: Sequence[int], split: str) -> "Found":
@@ -123,7 +126,7 @@ class Found:
             return Outcome(decoding, found, clusters)
 
         outcomes = [[outcome(row, decoding) for decoding in work.decodings] for row in range(len(rows))]
-        return cls(rows, outcomes, pass_at, split)
+        return cls(rows, outcomes, pass_at, split, work.policy.format)
 
     @property
     def clusters(self) -> Sequence[str]:
@@ -193,7 +196,7 @@ class Found:
         named = [(f"{outcome.decoding} {parser}", outcome, parser) for outcome in outcomes for parser in PARSERS]
         described = {
             "changes": row.changes,
-            "settings": settings(row.config),
+            "settings": settings(row.config, self.form),
             "accuracy": {name: vars(outcome.accuracy(parser)) for name, outcome, parser in named},
             "pass_at": {
                 name: {str(k): vars(outcome.pass_at(parser, k)) for k in self.pass_at}

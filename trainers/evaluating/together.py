@@ -22,7 +22,7 @@ def evaluate_together(trainer: ShardedTrainer, evaluator: Evaluator) -> dict[str
     """
     with trainer.whole_weights() as model, _on(trainer.accelerator.device, model):
         policy = replace(trainer.policy, model=model)
-        prompts = policy.tokenizer(list(evaluator.problems["prompt"]))["input_ids"]
+        prompts = policy.encode(list(evaluator.problems["prompt"]))
         dealt = balanced(prompts, trainer.share.processes, evaluator.args.max_completion_length)
         own, clusters = sorted(dealt[trainer.share.rank]), evaluator.problems["cluster"]
         return {

@@ -26,7 +26,7 @@ from trainers.grpo.off_policy import TokenWeights
 from trainers.grpo.position import Cadence, Position
 from trainers.grpo.reference import adopt, untold
 from trainers.grpo.resuming import ResumableSampler, RolloutBuffer
-from trainers.grpo.rollout import Roller
+from trainers.grpo.rollout import Roller, rendered
 from trainers.grpo.scoring import Scorer, is_policy
 from trainers.grpo.states import OLD, PickedStates, StoredStates, pick
 from trainers.grpo.wd1 import wd1_weights
@@ -49,6 +49,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
 
     What is redefined of TRL 1.16 and transformers 5, constructors apart, and by which class:
 
+    _tokenize_prompts (ImprovedDiffuGRPOTrainer): prompts are in the policy's own format already
     _generate_single_turn (ImprovedDiffuGRPOTrainer): completions come from the denoising loop
     _generate_and_score_completions (ImprovedDiffuGRPOTrainer): puts the drawn states into the batch
     _generate_and_score_completions (FaultTolerantRewards): logs means of the rewards that are known
@@ -76,7 +77,8 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
         policy: the model to train.
         reward_funcs: TRL reward functions; what fails is left out (`trainers/rewarding/tolerant.py`).
         args: options.
-        train_dataset, eval_dataset: rows with ``prompt`` and whatever the rewards read.
+        train_dataset, eval_dataset: rows with ``prompt`` and whatever the rewards read, which get prompts as texts in
+            the policy's format, and completions as texts.
         kwargs: further arguments of `FaultTolerantRewards` (verify, reward_time_limit) and of `trl.GRPOTrainer`
             (callbacks, peft_config, optimizers).
     """
@@ -113,11 +115,12 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
                 model=policy.model,
                 reward_funcs=reward_funcs,
                 args=args,
-                train_dataset=train_dataset,
-                eval_dataset=eval_dataset,
+                train_dataset=rendered(policy, train_dataset),
+                eval_dataset=eval_dataset and rendered(policy, eval_dataset),
                 processing_class=policy.tokenizer,
                 **kwargs,
             )
+        self.eos_token_ids = list(policy.eos_ids)  # TRL takes whatever the checkpoint declares, in any format
         match_reference(self.model)
         self._build_collaborators()
         self.add_callback(DiagnosticsCallback())
@@ -163,6 +166,9 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
 
     # ---- rollout -------------------------------------------------------------------------------------------------
 
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return self.policy.format.tokenize(self.policy.tokenizer, prompts), None, {}
+
     def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
         assert_schedules_consistent(self.masking_strategy, self.likelihood)
         measure = log_follows(self.state, self.cadence.updates)
@@ -187,8 +193,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
         return output
 
     def _longest_prompt(self) -> int:
-        prompts, *_ = self._tokenize_prompts(list(self.train_dataset["prompt"]))
-        return max(map(len, prompts))
+        return max(map(len, self._tokenize_prompts(list(self.train_dataset["prompt"]))[0]))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """TRL's evaluation, on the noise of its first one."""

@@ -27,12 +27,16 @@ class Nature:
         attention: bidirectional, or block_causal.
         prompt_in_blocks: a block-causal model that was trained on blocks of the whole text, its prompt included.
         block_length: tokens of a block of a block-causal model, where it is known.
+        chat_template: whether it was trained on prompts in its tokenizer's chat template; None: not settled.
+        system_prompt: with which, beside what the template does by itself; None: none.
     """
 
     logit_shift: bool = False
     attention: str = "bidirectional"
     prompt_in_blocks: bool = False
     block_length: int | None = None
+    chat_template: bool | None = None
+    system_prompt: str | None = None
 
     def record(self, family: str) -> dict[str, Any]:
         """What goes into a saved config: itself, and the family, which a native model's architecture does not say."""
@@ -49,6 +53,7 @@ class Family:
         mask_tokens: texts of its mask token, where neither tokenizer nor config names it.
         mask_id: the mask token's id, where its text is not known either.
         checkpoint_activations: turns on the model's own activation checkpointing; None: transformers' switch works.
+        tuned_on_turns: its checkpoints are instruct models, whose format is their chat template (`formats`).
     """
 
     architectures: tuple[str, ...]
@@ -56,6 +61,7 @@ class Family:
     mask_tokens: tuple[str, ...] = ()
     mask_id: int | None = None
     checkpoint_activations: Callable[[nn.Module], None] | None = None
+    tuned_on_turns: bool = False
 
     def holds(self, architecture: str) -> bool:
         """Whether a config's architecture is one of these."""
@@ -80,16 +86,25 @@ FAMILIES: dict[str, Family] = {
         mask_tokens=("<|mdm_mask|>",),
         mask_id=126336,
         checkpoint_activations=_checkpoint_llada,
+        tuned_on_turns=True,
     ),
-    "llada_moe": Family(("LLaDAMoEModelLM",), mask_tokens=("<|mask|>", "<|mdm_mask|>")),  # 2509.24389
+    "llada_moe": Family(  # 2509.24389
+        ("LLaDAMoEModelLM",), mask_tokens=("<|mask|>", "<|mdm_mask|>"), tuned_on_turns=True
+    ),
     "llada2": Family(  # 2512.15745
-        ("LLaDA2MoeModelLM",), Nature(attention="block_causal", prompt_in_blocks=True), mask_tokens=("<|mask|>",)
+        ("LLaDA2MoeModelLM",),
+        Nature(attention="block_causal", prompt_in_blocks=True),
+        mask_tokens=("<|mask|>",),
+        tuned_on_turns=True,
     ),
-    "dream": Family(("DreamModel",), Nature(logit_shift=True), mask_tokens=("<|mask|>",)),  # 2508.15487
+    "dream": Family(  # 2508.15487
+        ("DreamModel",), Nature(logit_shift=True), mask_tokens=("<|mask|>",), tuned_on_turns=True
+    ),
     "sdar": Family(  # 2510.06303
         ("SDARForCausalLM", "SDARMoeForCausalLM"),
         Nature(attention="block_causal", prompt_in_blocks=True),
         mask_tokens=("<|MASK|>",),
+        tuned_on_turns=True,
     ),
     "a2d": Family(("A2D*LMHeadModel",), mask_tokens=("<|mask|>",)),  # decoders of the project dllm, trained on masks
     "masked_lm": Family((f"*{MASKED_LM}",)),  # BERT, ModernBERT: trained on masks
@@ -140,7 +155,8 @@ def nature_of(config: PretrainedConfig, family: Family) -> Nature:
     """
     settled = getattr(config, SETTLED, None)
     if settled is not None:
-        return settled_nature(settled)
+        # what was saved without a format was trained on bare text
+        return settled_nature({"chat_template": False} | settled)
     if family is FAMILIES[AUTOREGRESSIVE] and getattr(config, "is_causal", True) is False:
         return Nature()
     return family.nature

@@ -29,6 +29,7 @@ from trainers.models import remote_code, smollm2
 from trainers.models.adapters import Adapter, read_adapter
 from trainers.models.caching import RULES
 from trainers.models.families import AUTOREGRESSIVE, FAMILIES, MASKED_LM, SETTLED, Nature, family_of, nature_of
+from trainers.models.formats import declared_ends, settle_format
 from trainers.models.native.reading import Reading, natively, read_tokenizer
 from trainers.models.native.records import Unsupported
 from trainers.models.policy import Policy
@@ -38,6 +39,7 @@ from trainers.models.special_tokens import complete_tokenizer, name_mask_token
 from trainers.models.tiny import TINY, TINY_ASSETS, build_tiny, build_tokenizer
 from trainers.settings.model import ModelArguments
 from trainers.settings.options import ConfigError
+from trainers.settings.task import AUTO
 
 # names that stand for something on this machine -> where it is
 EMBEDDED = {TINY: lambda: TINY_ASSETS, smollm2.SMOLLM2: smollm2.checkpoint}
@@ -71,13 +73,20 @@ class Loaded:
     model: PreTrainedModel
 
 
-def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_length: int | None = None) -> Policy:
+def load_policy(
+    arguments: ModelArguments,
+    corpus: Iterable[str] = (),
+    block_length: int | None = None,
+    chat_template: str = AUTO,
+    system_prompt: str | None = None,
+) -> Policy:
     """Load or build the named model.
 
     Args:
         arguments: the model section.
         corpus: texts to train the tokenizer on; read only for fresh weights of `tiny`.
         block_length: of the sampler, tokens; where the model is block-causal, its own.
+        chat_template, system_prompt: of the task section.
 
     Raises:
         ConfigError: nothing loadable is there, a file is damaged, tokenizer or model lack what a diffusion model
@@ -92,6 +101,10 @@ def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_len
     complete_tokenizer(loaded.tokenizer, name)
     if getattr(model, "generation_config", None) is None:  # TRL writes to it
         model.generation_config = GenerationConfig()
+    ends = declared_ends(model.config, model.generation_config)
+    told = chat_template, system_prompt, name
+    form = settle_format(loaded.tokenizer, nature, FAMILIES[loaded.family], ends, *told)
+    nature = replace(nature, chat_template=form.chat, system_prompt=form.system_prompt)
     setattr(model.config, SETTLED, nature.record(loaded.family))
     # a PeftModel hands on what it is asked for beside its own
     policy = Policy(
@@ -102,6 +115,7 @@ def load_policy(arguments: ModelArguments, corpus: Iterable[str] = (), block_len
         prompt_in_blocks=nature.prompt_in_blocks,
         family=loaded.family,
         name="" if arguments.from_scratch else base.model_name_or_path,
+        format=form,
     )
     return probed(policy, Examiner(name)) if arguments.probe else policy
 

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from core.denoisers import ModelDenoiser, UnpaddedDenoiser
 from core.denoisers.vocabulary import Never, all_but
 from trainers.models.caching import CachedModelDenoiser, RuledModelDenoiser
+from trainers.models.formats import BARE, PromptFormat
+from trainers.tasks.messages import Prompt
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Policy:
         calling: how the model is called.
         family: a name of `trainers.models.families.FAMILIES`.
         name: what it was loaded from, good on any machine; of an adapter, its base model. Empty: not known.
+        format: how prompts and completions become tokens.
     """
 
     model: PreTrainedModel
@@ -58,6 +61,7 @@ class Policy:
     calling: Calling = Calling()
     family: str = "autoregressive"
     name: str = ""
+    format: PromptFormat = BARE
 
     @property
     def mask_id(self) -> int:
@@ -68,6 +72,11 @@ class Policy:
     def eos_id(self) -> int:
         """Id of the token that ends a completion and fills the rest of its canvas."""
         return _one(self.tokenizer.eos_token_id)
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Ids of all tokens that end a completion; the first one fills the rest of its canvas."""
+        return tuple(dict.fromkeys((self.eos_id, *self.format.turn_ends)))
 
     @property
     def pad_id(self) -> int:
@@ -88,6 +97,14 @@ class Policy:
     def quantised(self) -> bool:
         """Whether the weights are kept in fewer bits than they are computed in."""
         return getattr(self.model, "quantization_method", None) is not None
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of prompts, in the format in which the model is asked.
+
+        Raises:
+            ConfigError: see `PromptFormat.render`.
+        """
+        return self.format.encode(self.tokenizer, prompts)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of one row of token ids."""

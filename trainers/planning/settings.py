@@ -1,5 +1,6 @@
 """The run's own options for a number of processes that is not here, and the lengths of its texts."""
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
 from trainers.experiment import load_task
+from trainers.models.families import AUTOREGRESSIVE, FAMILIES, family_of, nature_of
+from trainers.models.formats import PromptFormat, declared_ends, settle_format
 from trainers.models.loading import EMBEDDED
 from trainers.models.tiny import build_tokenizer
 from trainers.planning.models import RANDOM
@@ -18,6 +21,7 @@ from trainers.settings import grpo as options
 from trainers.settings.config import ExperimentConfig, parse
 from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.options import ConfigError
+from trainers.tasks.messages import text_of
 
 PROMPT = 200  # tokens, where no task says: that of scripts/benchmark.py
 PROMPTS = 1000  # of the task that are read
@@ -96,17 +100,28 @@ def _prompt_lengths(config: ExperimentConfig, model: str) -> list[int]:
     if not here:
         return []
     _, splits = load_task(config.task)
-    prompts = list(splits["train"]["prompt"][:PROMPTS])
+    prompts, path = list(splits["train"]["prompt"][:PROMPTS]), str(EMBEDDED[model]()) if model in EMBEDDED else model
     if model.lower() == RANDOM:
         tokenizer = train_tokenizer(splits["train"])
     else:
-        tokenizer = AutoTokenizer.from_pretrained(str(EMBEDDED[model]()) if model in EMBEDDED else model)
-    return [len(ids) for ids in tokenizer(prompts)["input_ids"]]
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
+    return [len(ids) for ids in _format(config, model, path, tokenizer).encode(tokenizer, prompts)]
+
+
+def _format(config: ExperimentConfig, model: str, path: str, tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
+    """The format in which the model would be asked, as far as its config says."""
+    file, form = Path(path) / "config.json", (config.task.chat_template, config.task.system_prompt)
+    entries = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    sizes = PretrainedConfig(**entries)
+    family = family_of(sizes)[1] if entries else FAMILIES[AUTOREGRESSIVE]
+    return settle_format(tokenizer, nature_of(sizes, family), family, declared_ends(sizes), *form, model)
 
 
 def train_tokenizer(train: Dataset) -> PreTrainedTokenizerBase:
     """For a shape that has none."""
-    return build_tokenizer(prompt + text for prompt, text in zip(train["prompt"], train["completion"], strict=True))
+    return build_tokenizer(
+        text_of(prompt) + text for prompt, text in zip(train["prompt"], train["completion"], strict=True)
+    )
 
 
 def whole_evaluations(args: DiffusionArguments, evaluations: int | None) -> int | None:

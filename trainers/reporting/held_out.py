@@ -5,6 +5,7 @@ from typing import Any
 from datasets import Dataset
 
 from trainers.evaluating.evaluation import Evaluation, summarise
+from trainers.tasks.messages import text_of
 
 SAMPLES = 4  # completions shown before and after
 Outcomes = dict[str, Evaluation]
@@ -33,7 +34,7 @@ def sample_rows(problems: Dataset, before: Outcomes | None, after: Outcomes) -> 
     """A few problems with what was sampled for them."""
     return [
         {
-            "prompt": problems[i]["prompt"],
+            "prompt": text_of(problems[i]["prompt"]),
             "answer": problems[i]["answer"],
             "before": before["sampled"].completions[i] if before else "",
             "after": after["sampled"].completions[i],

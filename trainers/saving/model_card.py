@@ -81,6 +81,7 @@ def _model(policy: Policy, provenance: Provenance, adapter: bool) -> str:
         "mask token": f"`{tokenizer.mask_token}` (id {policy.mask_id}), which is never predicted",
         "logits": f"the logit at a position {shift}",
         "attention": attention,
+        "prompts": policy.format.told(tokenizer),
         "weights": f"{policy.model.dtype}".removeprefix("torch."),
         "schedule": f"{known['alpha_schedule']}, visible share from {known['alpha_max']} (t = 0) to "
         f"{known['alpha_min']} (t = {known['max_timesteps']})",

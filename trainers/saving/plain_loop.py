@@ -17,6 +17,7 @@ from transformers import {auto}, AutoTokenizer
 
 HERE = {here!r}  # the directory of these files, or their name on the hub
 CANVAS, BLOCK = {canvas}, {block}  # tokens of a completion, and of a block of it
+ENDS = {ends}  # tokens that end a completion
 LEFT = {left}  # of a block, still masked after each step
 
 tokenizer = AutoTokenizer.from_pretrained(HERE{trust})
@@ -25,8 +26,7 @@ model = {auto}.from_pretrained(HERE{trust}).eval()
 
 @torch.no_grad()
 def complete(prompt):
-    ids = tokenizer(prompt, return_tensors="pt").input_ids
-    first, mask = ids.shape[1], tokenizer.mask_token_id
+{encode}    first, mask = ids.shape[1], tokenizer.mask_token_id
     ids = torch.cat([ids, torch.full((1, CANVAS), mask)], dim=1)
 {rule}    for start in range({begin}, first + CANVAS, BLOCK):
 {gone}        for left in LEFT:
@@ -38,13 +38,22 @@ def complete(prompt):
             best = sure.masked_fill(~masked, -1).topk(int(masked.sum()) - {left_here}).indices
             ids[0, best] = tokens[best]
     text = ids[0, first:].tolist()
-    end = text.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in text else CANVAS
+    end = next((place for place, token in enumerate(text) if token in ENDS), CANVAS)
     return tokenizer.decode(text[:end], skip_special_tokens=True)
 
 
 print(complete({example!r}))
 """
 SPARE = "            logits[:, {start}:{stop}] = -torch.inf  # no token has these ids\n"
+ENCODE = {  # a text, or the messages of a chat in the model's template, which writes its special tokens itself
+    False: """\
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+""",
+    True: """\
+    prompt = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
+""",
+}
 SHIFT = "            logits = logits.roll(1, dims=0)  # the logit at a position predicts the token after it\n"
 # the prompt is a block of its own, or blocks are counted from its start
 BLOCKS = {
@@ -74,11 +83,14 @@ def plain_loop(policy: Policy, provenance: Provenance, auto: str, here: str = ".
     odd = policy.calling.attention not in (None, "sdpa") and policy.block_length is not None
     if known["prediction_type"] != "masked" or odd:
         return None
+    example = provenance.example or "Once upon a time"
     trust = ", trust_remote_code=True" if brings_code(policy) else ""
     rule = "" if policy.block_length is None else BLOCKS[policy.prompt_in_blocks] + RULE
     return LOOP.format(
         auto=auto,
         here=here,
+        ends=list(policy.eos_ids),
+        encode=ENCODE[policy.format.chat],
         canvas=known["max_completion_length"],
         block=known["block_length"] or known["max_completion_length"],
         left=still_masked(policy, provenance),
@@ -88,7 +100,7 @@ def plain_loop(policy: Policy, provenance: Provenance, auto: str, here: str = ".
         attention=", attention_mask=visible" if rule else "",
         spare=_without_tokens(policy),
         shift=SHIFT if policy.logit_shift else "",
-        example=provenance.example or "Once upon a time",
+        example=policy.format.messages(example) if policy.format.chat else example,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.options import ConfigError
+from trainers.tasks.messages import Prompt
 
 RECORD = "provenance.json"
 VERSIONS = ("torch", "transformers", "trl", "peft")
@@ -50,7 +51,7 @@ class Provenance:
     base: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
-    example: str = ""
+    example: Prompt = ""
     held_out: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in VERSIONS})
 

@@ -17,6 +17,7 @@ from core.masking_strategy import (
 from core.nelbo import TrajectoryNELBOLoss
 from core.scheduled_sampling import ScheduledSampling
 from core.scoring import Likelihood
+from core.trajectory import EosIds
 from trainers.settings.diffusion import DiffusionArguments
 
 
@@ -101,7 +102,7 @@ def build_generator(
     denoiser: Denoiser,
     schedule: AlphaSchedule,
     masking: MaskingStrategy,
-    eos_id: int,
+    eos_id: EosIds,
     temperature: float | None = None,
 ) -> DiffusionGenerator | FlowGenerator:
     """The sampler that the generation section describes; ``temperature`` overrides it (evaluation)."""

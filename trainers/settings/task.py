@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainers.settings.options import ConfigError, option, require
+from trainers.settings.options import ConfigError, check_known, option, require
 from trainers.tasks.training_data import TrainingData
+
+AUTO = "auto"
+CHAT_TEMPLATES = ("auto", "true", "false")
 
 
 @dataclass
@@ -37,6 +40,20 @@ class TaskArguments:
     train_size: int | None = option("task", None, "Training problems; unset: the task's choice.")
     validation_size: int | None = option("task", None, "Validation problems; unset: the task's choice.")
     test_size: int | None = option("task", None, "Test problems; unset: the task's choice.")
+    chat_template: str = option(
+        "task",
+        AUTO,
+        "Whether prompts are put into the chat template of the model's tokenizer, and completions end with its turn. "
+        "auto: as the checkpoint was trained here; else where the tokenizer has a template that the model was tuned "
+        "on (docs/tasks.md).",
+        known=CHAT_TEMPLATES,
+    )
+    system_prompt: str | None = option(
+        "task",
+        None,
+        "The system message of the chat template; unset: as the checkpoint was trained here, or what the template "
+        "does by itself; empty text: the latter.",
+    )
     task_seed: int = option(
         "task", 0, "Seed of the generated problems, of the split and of perturbed copies.", key="seed"
     )
@@ -89,6 +106,9 @@ class TaskArguments:
         require(self, "max_operations", self.max_operations >= self.min_operations, fewest)
         require(self, "rewards", bool(self.rewards), "at least one reward")
         require(self, "rewards", len(set(self.rewards)) == len(self.rewards), "each reward once")
+        check_known(self)
+        bare = self.chat_template == "false" and self.system_prompt
+        require(self, "system_prompt", not bare, "none with task.chat_template=false, which has no place for it")
         require(self, "reward_time_limit", 0 < self.reward_time_limit < math.inf, "seconds above 0")
         both = self.data_files is None or self.dataset_name is None
         require(self, "dataset_name", both, f"no second source beside task.data_files={self.data_files!r}")

@@ -2,12 +2,14 @@
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_trainer import SFTTrainer
+from trl.trainer.utils import global_then_local_main_first
 
 from core.masking_strategy import sync_masking_with_nelbo
 from core.nelbo import TrajectoryNELBOLoss
@@ -18,6 +20,7 @@ from trainers.faults.tolerant import FaultTolerant
 from trainers.memory_budget import MemoryBudget
 from trainers.models.activations import checkpoint_activations
 from trainers.models.experts import ROUTERS
+from trainers.models.formats import PromptFormat
 from trainers.models.policy import Policy
 from trainers.saving.saving import SelfContained
 from trainers.settings.objects import build_loss, build_masking
@@ -33,6 +36,7 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
 
     What is redefined of TRL 1.16 and transformers 5, constructors apart, and by which class:
 
+    _prepare_dataset (DiffusionSFTTrainer): texts become tokens in the policy's own format
     compute_loss (DiffusionSFTTrainer): an objective of `trainers.sft.objectives`
     loss_is_scaled_for_ga (DiffusionSFTTrainer): it is not, so transformers divides it by the accumulated micro-steps
     prediction_step (DiffusionSFTTrainer): that loss alone, on the same noise at every evaluation
@@ -92,6 +96,12 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
             setattr(policy.model.config, ROUTERS, routers)
         self._build_collaborators()
         _check_lengths(self.train_dataset, args.max_completion_length)
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        own = {"form": self.policy.format, "tokenizer": self.policy.tokenizer}
+        with global_then_local_main_first():
+            rows = dataset.map(_tokenised, fn_kwargs=own, desc="Tokenizing")
+        return cast(Dataset, super()._prepare_dataset(rows, *args, **kwargs))
 
     def _build_collaborators(self) -> None:
         """The objects that do the work."""
@@ -163,6 +173,12 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, inputs).detach(), None, None
+
+
+def _tokenised(row: dict[str, Any], form: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """``input_ids``, and ``completion_mask``, which is 1 on the completion and its end."""
+    prompt, completion = form.join(tokenizer, row["prompt"], row["completion"])
+    return {"input_ids": prompt + completion, "completion_mask": [0] * len(prompt) + [1] * len(completion)}
 
 
 def _check_lengths(dataset: Dataset, canvas_length: int) -> None:

@@ -92,7 +92,7 @@ def walk(canvas: Canvas) -> None:
         for t, to, after in zip(grid, grid[1:], [*grid[2:], -1], strict=False):
             with NoMaskedWrites():
                 generator.sampler.step(canvas, Transition(t, to, after))
-                canvas.stop_finished(EOS)
+                canvas.stop_finished((EOS, 1))
 
 
 @pytest.mark.parametrize("padding", [False, True])

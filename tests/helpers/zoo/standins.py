@@ -31,6 +31,7 @@ from trainers.models import remote_code
 from trainers.models.loading import load_policy
 from trainers.models.policy import Policy
 from trainers.settings.model import ModelArguments
+from zoo import templates
 
 CODE = Path(__file__).parent / "code"
 CONFIGS = {  # classes of the configs that come with code
@@ -172,14 +173,24 @@ IMPOSTORS = {
 }
 
 
-def build(name: str, tokenizer: PreTrainedTokenizerFast, directory: Path, seed: int = 0, **config):
-    """Write a stand-in with the vocabulary of another tokenizer; ``config``: entries of its config to change.
+def build(
+    name: str,
+    tokenizer: PreTrainedTokenizerFast,
+    directory: Path,
+    seed: int = 0,
+    template: str | None = None,
+    **config,
+):
+    """Write a stand-in with the vocabulary of another tokenizer; ``template``: a name of `templates.TEMPLATES`, in
+    which it is to be asked; ``config``: entries of its config to change.
 
     Returns:
         The directory, and the model that was written, in eval mode.
     """
     kind = (STAND_INS | IMPOSTORS)[name]
     own = build_tokenizer(kind, tokenizer)
+    if template is not None:
+        own = templates.templated(own, template)
     own.save_pretrained(directory)
     ends = {"eos_token_id": own.eos_token_id or own.sep_token_id}
     ends |= {"pad_token_id": own.pad_token_id} if kind.padded else {}

@@ -219,6 +219,35 @@ def test_malformed_file_is_one_clear_error(tmp_path, text, said):
         read_pairs(tmp_path / "missing.jsonl")
 
 
+CHAT = [{"role": "system", "content": "Count."}, {"role": "user", "content": "How many?"}]
+
+
+def test_prompts_of_pairs_may_be_messages_and_answers_are_texts(tmp_path, experiment, splits, monkeypatch):
+    good = {"prompt": CHAT, "chosen": "7", "rejected": "8"}
+    (pair,) = read_pairs(tmp_path / written(tmp_path, [good]))
+    assert pair == good
+    held_out = [good | {"prompt": [CHAT[0], {"role": "user", "content": text}]} for text in ("a", "b")]
+    problems = {name: Dataset.from_list([{"prompt": row["prompt"]} for row in held_out]) for name in splits}
+    config = experiment(data_files=[written(tmp_path, [good, *held_out])])
+    found = preferences.preference_pairs(config, problems, None, None)
+    assert list(found["train"]["prompt"]) == [CHAT], "a chat that is held out is left out"
+    bad = {
+        "chosen is [{": good | {"chosen": [{"role": "assistant", "content": "7"}]},
+        "the last message of the prompt is the assistant's": good
+        | {"prompt": [{"role": "assistant", "content": "7"}]},
+        "expected a text each for role and content": good | {"prompt": [{"role": "user", "content": 7}]},
+    }
+    for message, row in bad.items():
+        with pytest.raises(ConfigError) as error:
+            read_pairs(tmp_path / written(tmp_path, [good, row]))
+        assert "line 2: " in str(error.value) and message in str(error.value)
+        hub = {"train": Dataset.from_list([row])}
+        monkeypatch.setattr(preferences.datasets, "load_dataset", lambda name, hub=hub: hub)
+        with pytest.raises(ConfigError) as error:
+            made(experiment(dataset_name="some/pairs"), splits)
+        assert "'some/pairs', train, row 0: " in str(error.value) and message in str(error.value)
+
+
 def test_pairs_of_the_hub(experiment, splits, monkeypatch):
     rows = Dataset.from_list([{"prompt": "How many?\n", "chosen": "7", "rejected": "8", "score": 1.0}])
     hub = {"train": rows, "validation": rows}

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from paths import SCRIPTS
+from zoo.templates import templated
 
 from core.oracles.exact import conditional_logps, exact_nelbo
 from trainers.settings.objects import build_loss
@@ -127,6 +128,38 @@ def test_no_continuation_is_certain_and_rolling_starts_behind_eos(make_lm):
 
 @with_harness
 def test_a_local_task_runs_through_the_script(model_dir, tmp_path, capsys, monkeypatch):
+    results = run_tasks(model_dir, tmp_path, monkeypatch)["harness"]
+    assert {"write", "choose"} == set(results["results"]) and results["n-samples"]["write"]["effective"] == 3
+    printed = capsys.readouterr().out
+    assert "exact_match" in printed and "acc" in printed
+
+
+@with_harness
+def test_questions_are_asked_in_the_template_of_the_model(tokenizer, make_micro, tmp_path, monkeypatch):
+    from trainers.evaluating import harness
+
+    own, asked = templated(tokenizer, "headers"), []
+    make_micro(own).save_pretrained(tmp_path / "model")
+    own.save_pretrained(tmp_path / "model")
+    roll_out, split = harness.roll_out, harness.DiffusionLM._split
+    monkeypatch.setattr(harness, "roll_out", lambda s, ids, *rest: asked.extend(ids) or roll_out(s, ids, *rest))
+    monkeypatch.setattr(
+        harness.DiffusionLM, "_split", lambda lm, *texts: asked.append(split(lm, *texts)[0]) or split(lm, *texts)
+    )
+    chat = ["--task.chat_template", "true", "--task.system_prompt", "Count."]
+    record = run_tasks(tmp_path / "model", tmp_path, monkeypatch, *chat)
+    assert record["settings"]["task.system_prompt"] == "Count." and record["settings"]["task.chat_template"] == "true"
+    head = "<|startoftext|><|start_header_id|>system<|end_header_id|>\n\nCount.<|eot_id|>"
+    texts = {own.decode(ids) for ids in asked}
+    assert len(texts) == 3, "writing and choosing ask the same three questions"
+    assert all(
+        text.startswith(head + "<|start_header_id|>user") and text.count("<|startoftext|>") == 1 for text in texts
+    )
+    assert all(text.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n") for text in texts)
+
+
+def run_tasks(model_dir, tmp_path, monkeypatch, *more):
+    """The record of a task that writes and of one that chooses."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "150")
     docs = [{"question": f"Tom has {n} pens.", "gold": n % 2} for n in range(2, 6)]
@@ -150,8 +183,5 @@ def test_a_local_task_runs_through_the_script(model_dir, tmp_path, capsys, monke
     (tmp_path / "c.yml").write_text(yaml.safe_dump(config | {"training": {"report_to": "none"}}))
     main = runpy.run_path(str(SCRIPTS / "harness.py"))["main"]
     arguments = ["--include_path", str(tmp_path), "--draws", "2", "--limit", "3", "--json", str(tmp_path / "h.json")]
-    main([str(tmp_path / "c.yml"), "--tasks", *tasks, *arguments])
-    results = json.loads((tmp_path / "h.json").read_text())["harness"]
-    assert {"write", "choose"} == set(results["results"]) and results["n-samples"]["write"]["effective"] == 3
-    printed = capsys.readouterr().out
-    assert "exact_match" in printed and "acc" in printed
+    main([str(tmp_path / "c.yml"), "--tasks", *tasks, *arguments, *more])
+    return json.loads((tmp_path / "h.json").read_text())

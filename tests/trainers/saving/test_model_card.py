@@ -1,5 +1,6 @@
 """A saved directory says what it is and how it is loaded, and what it says is true: the code in it runs."""
 
+import html
 import re
 import runpy
 
@@ -9,6 +10,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 from watching import LORA
 from zoo.standins import STAND_INS, build
+from zoo.templates import TEMPLATES
 
 from trainers.evaluating.evaluation import encode_prompts
 from trainers.models.loading import load_policy
@@ -45,11 +47,12 @@ def run_code(directory, monkeypatch, capsys):
 def written(tokenizer, tmp_path, grpo_args):
     """name -> a stand-in with a card, its policy and the options on the card."""
 
-    def write(name, **options):
+    def write(name, template=None, **options):
         kind, directory = STAND_INS[name], tmp_path / name
-        build(name, tokenizer, directory)
+        build(name, tokenizer, directory, template=template)
         told = ModelArguments(str(directory), **kind.arguments)
-        policy = load_policy(told, block_length=kind.block_length)
+        asked = ("true", "Count.") if template else ()
+        policy = load_policy(told, (), kind.block_length, *asked)
         with torch.no_grad():  # a text that ends at once shows nothing of the loop
             policy.model.get_output_embeddings().weight[policy.tokenizer.eos_token_id] = 0
         policy.model.save_pretrained(directory)  # its config as it was settled
@@ -68,7 +71,7 @@ def greedy(policy, args, prompt):
         policy.denoiser(),
         build_loss(args).schedule,
         build_masking(args),
-        policy.tokenizer.eos_token_id,
+        policy.eos_ids,
         temperature=0.0,
     )
     policy.model.eval()
@@ -97,6 +100,21 @@ def test_code_of_the_card_writes_what_the_sampler_writes(written, monkeypatch, c
     names, printed = run_code(directory, monkeypatch, capsys)
     assert [names["complete"](prompt) for prompt in PROMPTS] == expected
     assert printed == expected[0] + "\n" and len(set(expected)) > 1
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_code_of_the_card_asks_in_the_template_of_the_model(written, monkeypatch, capsys, template):
+    directory, policy, args = written("llama", template)
+    end = policy.tokenizer.convert_ids_to_tokens(policy.format.turn_ends[0])
+    with torch.no_grad():  # texts that end, some of them
+        policy.model.get_output_embeddings().weight[policy.format.turn_ends[0]] *= 2
+    policy.model.save_pretrained(directory)
+    expected = [greedy(policy, args, prompt) for prompt in PROMPTS]
+    names, printed = run_code(directory, monkeypatch, capsys)
+    assert [names["complete"](policy.format.messages(prompt)) for prompt in PROMPTS] == expected
+    assert printed == expected[0] + "\n" and len(set(expected)) > 1
+    text = html.unescape((directory / "README.md").read_text())
+    assert f"in the tokenizer's chat template with the system prompt 'Count.', completions end with `{end}`" in text
 
 
 def test_code_of_the_card_is_short():

@@ -109,7 +109,11 @@ def test_options_that_are_no_mapping_are_refused(text):
         ),
         ('"answer": answer, "cluster": answer}', '"answer": answer}', "no column 'cluster'"),
         ('"cluster": answer}', '"cluster": "all"}', "train and validation share cluster 'all'"),
-        ('return f"{question}\\nAnswer:"', 'return ""', "row 0: the prompt is not a text, or empty"),
+        (
+            'return f"{question}\\nAnswer:"',
+            'return ""',
+            "row 0: the prompt is not a text or a list of messages",
+        ),
     ],
     ids=str,
 )
@@ -117,6 +121,22 @@ def test_a_file_that_is_no_task_is_refused_in_one_line(edited, old, new, message
     with pytest.raises(ConfigError) as error:
         load_task(own(edited(old, new)))
     assert message in str(error.value)
+
+
+def test_a_prompt_may_be_messages(edited):
+    system = '{"role": "system", "content": "Sort."}'
+    chat = f'return [{system}, {{"role": "user", "content": question}}]'
+    _, splits = load_task(own(edited('return f"{question}\\nAnswer:"', chat)))
+    first, second = splits["test"][0]["prompt"]
+    assert first == {"role": "system", "content": "Sort."} and second["content"].startswith("Sort: ")
+    for old, new, message in (
+        ("}]", '}, {"role": "assistant", "content": "a"}]', "the last message of the prompt is the assistant's"),
+        ("question}", '""}', "expected a text each for role and content"),
+        ('"role": "user"', '"by": "user"', "expected a text each for role and content"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            load_task(own(edited('return f"{question}\\nAnswer:"', chat.replace(old, new))))
+        assert "split train, row 0: " in str(error.value) and message in str(error.value)
 
 
 def test_a_path_that_is_no_python_file_is_refused(tmp_path):

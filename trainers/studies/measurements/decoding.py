@@ -79,7 +79,7 @@ def _revealed(bench: Bench, steps: int) -> list[int]:
     args = _counted(bench, steps)
     loss, masking = build_synced(args)
     policy = bench.policy
-    sampler = build_generator(args, policy.denoiser(), loss.schedule, masking, policy.eos_id)
+    sampler = build_generator(args, policy.denoiser(), loss.schedule, masking, policy.eos_ids)
     assert isinstance(sampler, DiffusionGenerator)
     left = [sampler.masked_at(t) for t in sampler.grid()]
     return [before - after for before, after in pairwise(left)]

@@ -8,7 +8,6 @@ from statistics import fmean
 
 import torch
 from torch import Tensor
-from trl.data_utils import common_prefix_length
 
 from core.masking_strategy import MaskingStrategy
 from core.nelbo import TrajectoryNELBOLoss
@@ -128,12 +127,10 @@ def references(bench: Bench) -> Iterator[Batch]:
 
 def _labelled(bench: Bench) -> list[dict[str, list[int]]]:
     """Prompt and reference of each problem as one text of tokens, with the prompt's ignored as labels."""
-    tokenizer = bench.policy.tokenizer
+    join, tokenizer = bench.policy.format.join, bench.policy.tokenizer
     texts = zip(bench.problems["prompt"], bench.problems["completion"], strict=True)
-    prompts = tokenizer(list(bench.problems["prompt"]))["input_ids"]
-    wholes = tokenizer([prompt + completion + tokenizer.eos_token for prompt, completion in texts])["input_ids"]
-    rows = []
-    for prompt, whole in zip(prompts, wholes, strict=True):
-        start = common_prefix_length(prompt, whole)
-        rows.append({"input_ids": whole, "labels": [IGNORED] * start + whole[start:]})
-    return rows
+    joined = [join(tokenizer, *text) for text in texts]
+    return [
+        {"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion}
+        for prompt, completion in joined
+    ]
