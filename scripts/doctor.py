@@ -1,4 +1,4 @@
-"""Is a checkpoint fit to be trained here? Loads it, looks at it, and prints a table and the config lines to start from.
+"""Is a checkpoint fit to be trained here? Loads it, looks at it, and prints a table and config lines to start from.
 
     python scripts/doctor.py GSAI-ML/LLaDA-8B-Instruct
     python scripts/doctor.py DIRECTORY --train [--gpus 8xH100] [--model.trust_remote_code true] ...

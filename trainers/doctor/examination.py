@@ -6,7 +6,7 @@ from functools import partial
 from trainers.doctor.findings import FAULT, Finding, one_line
 from trainers.doctor.identity import identity, probes, special_tokens
 from trainers.doctor.memory import memory
-from trainers.doctor.own_texts import own_texts
+from trainers.doctor.own_texts import brings_code, own_texts
 from trainers.doctor.patient import Patient
 from trainers.doctor.remembering import caches
 from trainers.doctor.training import train
@@ -43,7 +43,8 @@ def to_start_from(patient: Patient) -> str:
     """Lines of a config that trains this checkpoint, as YAML."""
     policy, arguments = patient.policy, patient.arguments
     lines = ["model:", f"  name_or_path: {patient.name}"]
-    given = {"trust_remote_code": arguments.trust_remote_code or None, "code": getattr(arguments, "code", None)}
+    given: dict[str, object] = {"trust_remote_code": True if brings_code(policy) else None}
+    given["code"] = None if arguments.code == "auto" else arguments.code
     given |= {name: getattr(arguments, name) for name in ("attention", "logit_shift", "mask_token")}
     lines += [f"  {name}: {shown(value)}" for name, value in given.items() if value is not None]
     if policy.block_length is not None:

@@ -17,6 +17,7 @@ from trainers.settings.options import ConfigError
 
 NOTHING_GIVEN = Given(None, None, None, None, None)
 PER_NODE = 8
+CANVAS = 256  # tokens, the default; of a model of blocks as many of them as fit
 
 
 def memory(patient: Patient, gpus: str) -> Iterator[Finding]:
@@ -36,7 +37,12 @@ def planned(patient: Patient, gpus: str) -> Finding:
     """The smallest way that fits, of all weights trained and of an adapter."""
     place = str(EMBEDDED[patient.name]()) if patient.name in EMBEDDED else patient.name
     asked = asked_for(gpus, NOTHING_GIVEN)
-    config = read_config(None, ["--model.name_or_path", patient.name, "--model.dtype", "bfloat16"], asked.count)
+    words = ["--model.name_or_path", patient.name, "--model.dtype", "bfloat16"]
+    if patient.policy.block_length is not None:
+        canvas = patient.policy.block_length * max(1, CANVAS // patient.policy.block_length)
+        words += ["--generation.block_length", str(patient.policy.block_length)]
+        words += ["--generation.max_completion_length", str(canvas), "--generation.steps", str(canvas)]
+    config = read_config(None, words, asked.count)
     dtype, _ = compute_dtype(config, asked.cpu)
     machines = find_machines(asked, NOTHING_GIVEN, PER_NODE, dtype)
     lengths, _ = find_lengths(config, patient.name, None, None, measured=False)

@@ -5,23 +5,27 @@ length (LLaDA2, 2512.15745). LLaDA's and SDAR's loops are not in their model fil
 checkpoint's code is then loaded beside it, if the user trusts it.
 """
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from core.alpha_schedule import AlphaSchedule
+from core.denoisers.vocabulary import fill_
 from trainers.doctor.findings import FAULT, NOT_RUN, OK, Finding, one_line
 from trainers.doctor.patient import Patient
 from trainers.models.loading import load_policy
 from trainers.models.policy import Policy
 
 CHECK = "own text"
-TOLD = {"temperature": 0.0}
 EPSILON = 1e-3  # where Dream's time ends
+DRAWS = "_sample_with_temperature_topk_topp"  # LLaDA2's sampler of tokens
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ def _dream(method: Callable[..., Any], prompt: Tensor, canvas: int, policy: Poli
     """One token is revealed where its likeliest token is likeliest; its file draws from all tokens then."""
     return method(
         prompt,
+        generation_config=copy.deepcopy(policy.model.generation_config),
         max_new_tokens=canvas,
         steps=canvas,
         alg="maskgit_plus",
@@ -59,13 +64,12 @@ def _dream(method: Callable[..., Any], prompt: Tensor, canvas: int, policy: Poli
 
 
 def _blocks(method: Callable[..., Any], prompt: Tensor, canvas: int, policy: Policy) -> Any:
-    """top_k 1: LLaDA2.0's file draws even at temperature 0. Nothing is surer than 1.1, nothing ends a text."""
+    """Nothing is surer than 1.1, and nothing ends a text."""
     asked = {
         "temperature": 0.0,
         "block_length": policy.block_length,
         "steps": policy.block_length,
         "gen_length": canvas,
-        "top_k": 1,
         "threshold": 1.1,
         "editing_threshold": 1.1,
         "mask_id": policy.mask_id,
@@ -77,7 +81,13 @@ def _blocks(method: Callable[..., Any], prompt: Tensor, canvas: int, policy: Pol
 
 
 LOOPS = (
-    Loop("diffusion_generate", "generation_config", _dream, {"selection": "top1"}, (0.0, 1.0 - EPSILON)),
+    Loop(
+        "diffusion_generate",
+        "generation_config",
+        _dream,
+        {"selection": "top1", "counts": "dream"},
+        (0.0, 1.0 - EPSILON),
+    ),
     Loop("generate", "gen_length", _blocks, {"selection": "low_confidence"}, (0.0, 1.0)),
 )
 
@@ -123,7 +133,7 @@ def compare(patient: Patient, own: Policy, loop: Loop) -> Finding:
     for prompt in patient.prompts():
         ids = torch.tensor([prompt], device=own.model.device)
         try:
-            with own.denoiser().evaluating():
+            with own.denoiser().evaluating(), comparable(own):
                 written = tokens_of(loop.run(getattr(own.model, loop.method), ids, canvas, own))
         except Exception as error:
             return Finding(CHECK, NOT_RUN, f"its {loop.method} fails here: {one_line(error)}")
@@ -133,6 +143,44 @@ def compare(patient: Patient, own: Policy, loop: Loop) -> Finding:
         equal, compared = equal + (ours[:whole] == theirs[:whole]), compared + 1
     outcome = OK if equal == compared else FAULT
     return Finding(CHECK, outcome, f"{equal} of {compared} greedy texts equal to those of its {loop.method}")
+
+
+@contextmanager
+def comparable(policy: Policy) -> Iterator[None]:
+    """Meanwhile a model's loop differs from ours in nothing but the choices that are compared.
+
+    Its masks have the dtype of the weights, where the loop makes them in bfloat16; those of zeros and ones say who is
+    seen, though added to scores as they are (by LLaDA2.1's file) they would hide nobody. What is never drawn here has
+    no probability. The likeliest token is taken where its sampler draws at temperature 0 too (LLaDA2.0's).
+    """
+    model = policy.model
+    forward = model.forward
+
+    @wraps(forward)
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.is_floating_point():
+            flags = bool(((mask == 0) | (mask == 1)).all()) and bool(mask.any())
+            kwargs["attention_mask"] = mask.bool() if flags else mask.to(model.dtype)
+        output = forward(*args, **kwargs)
+        fill_(output.logits, policy.never, -torch.inf)
+        return output
+
+    changed: dict[str, Any] = {"forward": limited}  # by name: the loop may call it past hooks
+    if hasattr(model, DRAWS):
+        changed[DRAWS] = _likeliest
+    vars(model).update(changed)
+    try:
+        yield
+    finally:
+        for name in changed:
+            del vars(model)[name]
+
+
+def _likeliest(logits: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """Each position's likeliest token and its probability."""
+    sure, tokens = logits.softmax(dim=-1).max(dim=-1)
+    return tokens, sure
 
 
 def tokens_of(written: Any) -> list[int]:

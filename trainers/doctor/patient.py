@@ -70,7 +70,7 @@ class Patient:
         return canvas_of(self.policy.block_length)
 
     def config(self, trainer: str, **training: Any) -> ExperimentConfig:
-        """Options of a run of a few steps on a tiny canvas; the user's own override them.
+        """Options of a run of a few steps on a tiny canvas, by a key of `TRAINERS`; the user's own override them.
 
         Raises:
             ConfigError: options of the user that do not fit.

@@ -20,6 +20,8 @@ from trainers.models.adapters import lora_config
 from trainers.models.loading import load_policy
 from trainers.models.policy import Policy
 from trainers.models.probes.looking import LENGTH, logits_from, moved, one_block, same, sequence
+from trainers.settings.grpo import ImprovedDiffuGRPOConfig
+from trainers.settings.sft import DiffusionSFTConfig
 from trainers.sft.trainer import DiffusionSFTTrainer
 
 
@@ -42,6 +44,7 @@ def train(patient: Patient) -> Iterator[Finding]:
 def sft(patient: Patient, room: Path) -> DiffusionSFTTrainer:
     """A trainer on prompts with short answers."""
     config = patient.config("sft", output_dir=str(room / "sft"))
+    assert isinstance(config.training, DiffusionSFTConfig)
     rows = Dataset.from_dict({"prompt": list(PROMPTS), "completion": list(ANSWERS)})
     adapter = lora_config(config.model, patient.policy.model)
     return _quiet(DiffusionSFTTrainer(patient.policy, config.training, rows, rows, peft_config=adapter))
@@ -50,6 +53,7 @@ def sft(patient: Patient, room: Path) -> DiffusionSFTTrainer:
 def grpo(patient: Patient, room: Path) -> ImprovedDiffuGRPOTrainer:
     """A trainer with a made-up reward that differs from text to text."""
     config = patient.config("grpo", output_dir=str(room / "grpo"), num_generations=4, beta=0.0)
+    assert isinstance(config.training, ImprovedDiffuGRPOConfig)
     rows = Dataset.from_dict({"prompt": list(PROMPTS)})
     adapter = lora_config(config.model, patient.policy.model)
     return _quiet(

@@ -34,7 +34,7 @@ def check_text(policy: Policy, examiner: Examiner) -> None:
 def _check_shift(policy: Policy, encoded: Encoded, claimed: Tensor, examiner: Examiner) -> None:
     """The same tokens, read as if the logits stood one place further, or one less; ``claimed``: scores (H,)."""
     other = _scores(replace(policy, logit_shift=not policy.logit_shift), encoded, policy.mask_id)
-    examiner.measured("another shift, nats gained:", float((other - claimed).mean()), NATS)
+    examiner.measured("another shift, nats gained:", _gained(policy, other, claimed), NATS)
     if _clearly_better(policy, other, claimed):
         there, here = ("at", "before") if policy.logit_shift else ("before", "at")
         examiner.refuse(
@@ -48,7 +48,7 @@ def _check_mask(policy: Policy, encoded: Encoded, claimed: Tensor, examiner: Exa
     """The same tokens, hidden by other tokens that may be the mask; ``claimed``: scores (H,)."""
     for token in _candidates(policy):
         scores = _scores(policy, encoded, token)
-        examiner.measured(f"mask {_name(policy, token)}, nats gained:", float((scores - claimed).mean()), NATS)
+        examiner.measured(f"mask {_name(policy, token)}, nats gained:", _gained(policy, scores, claimed), NATS)
         if _clearly_better(policy, scores, claimed):
             examiner.refuse(
                 f"mask token {_name(policy, policy.mask_id)}: hidden tokens are predicted better behind "
@@ -82,8 +82,17 @@ def _scores(policy: Policy, encoded: Encoded, mask_id: int) -> Tensor:
 
 def _clearly_better(policy: Policy, scores: Tensor, claimed: Tensor) -> bool:
     """Better than what is claimed, by a model that knows the text: better than guessing, too."""
-    guessed = torch.full_like(scores, -math.log(len(policy.tokenizer)))
-    return all(_clearly_above(scores - less) for less in (claimed, guessed))
+    return all(_clearly_above(scores - less) for less in (claimed, _guessed(policy, scores)))
+
+
+def _gained(policy: Policy, scores: Tensor, claimed: Tensor) -> float:
+    """Nats a token over what is claimed or over guessing, whichever is better."""
+    return min(float((scores - less).mean()) for less in (claimed, _guessed(policy, scores)))
+
+
+def _guessed(policy: Policy, scores: Tensor) -> Tensor:
+    """Every token as likely as any other."""
+    return torch.full_like(scores, -math.log(len(policy.tokenizer)))
 
 
 def _clearly_above(gain: Tensor) -> bool:
