@@ -2,11 +2,16 @@
 
     python scripts/export.py runs/.../model --output exported [--dtype bfloat16]
     python scripts/export.py CONFIG --model.name_or_path runs/.../checkpoint-100 --output exported
+    python scripts/export.py runs/.../model --output exported --format original [--original NAME] [--keep_adapter]
 
 The first form takes what the directory says of itself, the second what the config says. An adapter is merged into its
 base model in the dtype that it is loaded in, and rounded afterwards. A model that brings code along keeps it.
+
+LLaDA, Dream, SDAR and others are trained as classes of transformers. The third form gives such a model the names, code
+and tokenizer of its original back, which NAME (a directory or hub id) has; an adapter may be kept apart.
 """
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,40 +20,31 @@ from rich.console import Console
 
 from trainers.commands import OptionParser, main_or_one_line
 from trainers.settings.options import ConfigError
-from trainers.settings.parser import SUFFIXES, read
+from trainers.settings.parser import SUFFIXES, Request, read
 
 DTYPES = ("float32", "bfloat16", "float16")
+FORMATS = ("transformers", "original")
 
 
 def main(argv: list[str]) -> None:
     """Load a policy, merge its adapter if it has one, and save it with tokenizer and model card."""
-    own = OptionParser(__doc__)
-    own.add_argument("source", help="a config, or a model's name or directory")
-    own.add_argument("--output", type=Path, required=True, help="a directory that is not there yet")
-    own.add_argument("--dtype", choices=DTYPES, default=None, help="of the written weights; unset: as loaded")
-    options, rest = own.parse_known_args(argv)
-    if options.output.exists():
-        raise ConfigError(f"--output {options.output}: it is there already")
-    request = None
-    if options.source.endswith(SUFFIXES):
-        request = read([options.source, *rest])
-    else:
-        own.add_argument("--trust_remote_code", action="store_true")
-        options = own.parse_args(argv)
+    options, request = parse(argv)
 
     # only now: these take seconds to import, which a typo does not wait for
     import torch
+    from peft import PeftModel
 
     from trainers.models.adapters import SHAPE
     from trainers.models.loading import load_policy
+    from trainers.saving.exporting import export_original, export_plain
     from trainers.saving.model_card import write_card
-    from trainers.saving.provenance import Provenance, read_provenance
+    from trainers.saving.provenance import Provenance, portable, read_provenance
     from trainers.settings.config import build
     from trainers.settings.grpo import ImprovedDiffuGRPOConfig
     from trainers.settings.model import ModelArguments
 
     # what is exported is neither an adapter nor quantised, whatever it was trained as
-    plain = dict.fromkeys(SHAPE) | {"use_peft": False, "load_in_4bit": False}
+    plain = dict.fromkeys(SHAPE) | {"use_peft": options.keep_adapter, "load_in_4bit": False}
     if request is not None:
         config = build(request)
         model, args = config.model, config.training
@@ -60,13 +56,39 @@ def main(argv: list[str]) -> None:
     if options.dtype:
         policy.move_to(getattr(torch, options.dtype))
 
-    policy.model.save_pretrained(options.output)
-    policy.tokenizer.save_pretrained(options.output)
     known = read_provenance(Path(model.model_name_or_path))
     if known is None:
         known = Provenance.of(args or ImprovedDiffuGRPOConfig(output_dir=str(options.output)), policy.name)
-    write_card(options.output, policy, known)
+    if options.keep_adapter and not isinstance(policy.model, PeftModel):
+        raise ConfigError(f"--keep_adapter: {model.model_name_or_path!r} is no adapter")
+    original = ""
+    if options.format == "original":
+        original = options.original or known.base
+        export_original(policy, original, options.output)
+    else:
+        export_plain(policy, options.output)
+    write_card(options.output, policy, known, options.keep_adapter, portable(original))
     Console().print(f"exported: {options.output}", soft_wrap=True)
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, Request | None]:
+    """The command's options, and the config's request where the source is one."""
+    own = OptionParser(__doc__)
+    own.add_argument("source", help="a config, or a model's name or directory")
+    own.add_argument("--output", type=Path, required=True, help="a directory that is not there yet")
+    own.add_argument("--dtype", choices=DTYPES, default=None, help="of the written weights; unset: as loaded")
+    own.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="names of the weights, and files beside")
+    own.add_argument("--original", default=None, help="where the original's files are; unset: where training started")
+    own.add_argument("--keep_adapter", action="store_true", help="do not merge an adapter; with --format original")
+    options, rest = own.parse_known_args(argv)
+    if options.format != "original" and (options.original or options.keep_adapter):
+        raise ConfigError("--original, --keep_adapter: only with --format original")
+    if options.output.exists():
+        raise ConfigError(f"--output {options.output}: it is there already")
+    if options.source.endswith(SUFFIXES):
+        return options, read([options.source, *rest])
+    own.add_argument("--trust_remote_code", action="store_true")
+    return own.parse_args(argv), None
 
 
 def settled_block_length(directory: Path) -> int | None:

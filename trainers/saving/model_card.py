@@ -25,7 +25,9 @@ METHODS = {
 }
 
 
-def write_card(directory: Path, policy: Policy, provenance: Provenance, adapter: bool = False) -> None:
+def write_card(
+    directory: Path, policy: Policy, provenance: Provenance, adapter: bool = False, original: str = ""
+) -> None:
     """Write README.md and the record that it was made from.
 
     Args:
@@ -33,9 +35,11 @@ def write_card(directory: Path, policy: Policy, provenance: Provenance, adapter:
         policy: the model that they are of, or are the adapter of.
         provenance: what else is known.
         adapter: whether the weights are those of an adapter alone.
+        original: name of the model whose names and files they were given back; empty: they are transformers' own.
     """
     parts = [_front_matter(policy, provenance, adapter), _model(policy, provenance, adapter)]
-    parts += [_loading(policy, provenance, adapter), _data(provenance), _results(provenance), _training(provenance)]
+    loading = _as_original(original, adapter) if original else _loading(policy, provenance, adapter)
+    parts += [loading, _data(provenance), _results(provenance), _training(provenance)]
     parts += [_limits(policy, provenance)]
     (directory / "README.md").write_text("\n".join(part for part in parts if part), encoding="utf-8")
     provenance.save(directory)
@@ -115,6 +119,14 @@ def _loading(policy: Policy, provenance: Provenance, adapter: bool) -> str:
         f"{title}\nTransformers alone is enough. {own_code if brings_code(policy) else ''}"
         "`generate()` is not: it decodes from left to right. This loop is greedy, on the schedule above, and reveals "
         f"the likeliest positions first.\n\n```python\n{loop}```\n"
+    )
+
+
+def _as_original(original: str, adapter: bool) -> str:
+    weights = "The modules of this adapter" if adapter else "The weights"
+    return (
+        f"## How to load it\n\n{weights} have the names of `{original}`, whose code and tokenizer are here too: what "
+        "loads that loads this, under the versions of transformers that its code runs with.\n"
     )
 
 
