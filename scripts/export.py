@@ -4,7 +4,8 @@
     python scripts/export.py CONFIG --model.name_or_path runs/.../checkpoint-100 --output exported
 
 The first form takes what the directory says of itself, the second what the config says. An adapter is merged into its
-base model in the dtype that it is loaded in, and rounded afterwards. A model that brings code along keeps it.
+base model in the dtype that it is loaded in, and rounded afterwards. A model that brings code along keeps it, and the
+tokenizer files that came with it.
 """
 
 import json
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> None:
     from trainers.models.adapters import SHAPE
     from trainers.models.loading import load_policy
     from trainers.saving.model_card import write_card
+    from trainers.saving.originals import keep_originals
     from trainers.saving.provenance import Provenance, read_provenance
     from trainers.settings.config import build
     from trainers.settings.grpo import ImprovedDiffuGRPOConfig
@@ -62,6 +64,7 @@ def main(argv: list[str]) -> None:
 
     policy.model.save_pretrained(options.output)
     policy.tokenizer.save_pretrained(options.output)
+    keep_originals(options.output, policy)
     known = read_provenance(Path(model.model_name_or_path))
     if known is None:
         known = Provenance.of(args or ImprovedDiffuGRPOConfig(output_dir=str(options.output)), policy.name)
