@@ -5,7 +5,8 @@
     python scripts/export.py runs/.../model --output exported --format original [--original NAME] [--keep_adapter]
 
 The first form takes what the directory says of itself, the second what the config says. An adapter is merged into its
-base model in the dtype that it is loaded in, and rounded afterwards. A model that brings code along keeps it.
+base model in the dtype that it is loaded in, and rounded afterwards. A model that brings code along keeps it, and the
+tokenizer files that came with it.
 
 LLaDA, Dream, SDAR and others are trained as classes of transformers. The third form gives such a model the names, code
 and tokenizer of its original back, which NAME (a directory or hub id) has; an adapter may be kept apart.

@@ -6,10 +6,11 @@ from functools import partial
 from trainers.doctor.findings import FAULT, Finding, one_line
 from trainers.doctor.identity import identity, probes, special_tokens
 from trainers.doctor.memory import memory
-from trainers.doctor.own_texts import brings_code, own_texts
+from trainers.doctor.own_texts import own_texts
 from trainers.doctor.patient import Patient
 from trainers.doctor.remembering import caches
 from trainers.doctor.training import train
+from trainers.saving.kept_files import brings_code
 
 Check = Callable[[Patient], Iterator[Finding]]
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from trainers.doctor.findings import NOT_RUN, NOTE, OK, Finding
 from trainers.doctor.patient import Patient
 from trainers.models.policy import Policy, embedding_rows
+from trainers.saving.kept_files import brings_code
 
 
 def identity(patient: Patient) -> Iterator[Finding]:
@@ -13,8 +14,7 @@ def identity(patient: Patient) -> Iterator[Finding]:
     model = policy.model
     weights = sum(weight.numel() for weight in model.parameters())
     dtype = str(model.dtype).removeprefix("torch.")
-    own = type(model).__module__.startswith("transformers_modules")
-    whose = "its own code" if own else "transformers' own class"
+    whose = "its own code" if brings_code(policy) else "transformers' own class"
     yield Finding("model", OK, f"{type(model).__name__}, {weights:,} weights, {dtype}, {whose}")
     yield Finding("family", OK, f"{policy.family}: {nature(policy)}")
     yield Finding("attention kernel", OK, str(policy.kernel))
@@ -57,6 +57,7 @@ def special_tokens(patient: Patient) -> Iterator[Finding]:
     policy = patient.policy
     tokenizer = policy.tokenizer
     texts = [(name, getattr(tokenizer, f"{name}_token"), getattr(tokenizer, f"{name}_token_id")) for name in NAMES]
+    yield Finding("asked", OK, policy.format.told(tokenizer))
     yield Finding("special tokens", OK, ", ".join(f"{name} {text!r} (id {token})" for name, text, token in texts))
     rows, known = embedding_rows(policy.model), len(tokenizer)
     if rows > known:

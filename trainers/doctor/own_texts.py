@@ -22,6 +22,7 @@ from trainers.doctor.findings import FAULT, NOT_RUN, OK, Finding, one_line
 from trainers.doctor.patient import Patient
 from trainers.models.loading import load_policy
 from trainers.models.policy import Policy
+from trainers.saving.kept_files import brings_code
 
 CHECK = "own text"
 EPSILON = 1e-3  # where Dream's time ends
@@ -110,11 +111,6 @@ def has(model: torch.nn.Module, loop: Loop) -> bool:
     """Whether the model's class has the loop; every model of transformers has a ``generate`` of another kind."""
     method = getattr(model, loop.method, None)
     return method is not None and loop.told_by in inspect.signature(method).parameters
-
-
-def brings_code(policy: Policy) -> bool:
-    """Whether the model is of a class of its checkpoint's."""
-    return type(policy.model).__module__.startswith("transformers_modules")
 
 
 def with_own_code(patient: Patient) -> Policy:

@@ -7,13 +7,15 @@ from peft import PeftModel
 from trainers.models.native.originals import original_record, save_original, save_original_adapter
 from trainers.models.native.records import Unsupported
 from trainers.models.policy import Policy
+from trainers.saving.kept_files import keep_originals
 from trainers.settings.options import ConfigError
 
 
 def export_plain(policy: Policy, directory: Path) -> None:
-    """Weights, config and tokenizer as they are in memory."""
+    """Weights, config and tokenizer as they are in memory; files that a checkpoint with code brought, as they came."""
     policy.model.save_pretrained(directory)
     policy.tokenizer.save_pretrained(directory)
+    keep_originals(directory, policy)
 
 
 def export_original(policy: Policy, original: str, directory: Path) -> None:

@@ -9,8 +9,9 @@ from trainers.models.loading import auto_class
 from trainers.models.policy import Policy
 from trainers.models.smollm2 import SMOLLM2
 from trainers.models.tiny import TINY
-from trainers.saving.plain_loop import brings_code, plain_loop
-from trainers.saving.provenance import Provenance, portable
+from trainers.saving.kept_files import brings_code
+from trainers.saving.plain_loop import plain_loop
+from trainers.saving.provenance import Provenance, installed, portable
 
 # models that have a name of their own here -> (name on the hub, license)
 KNOWN: dict[str, tuple[str | None, str]] = {
@@ -40,7 +41,7 @@ def write_card(
     parts = [_front_matter(policy, provenance, adapter), _model(policy, provenance, adapter)]
     loading = _as_original(original, adapter) if original else _loading(policy, provenance, adapter)
     parts += [loading, _data(provenance), _results(provenance), _training(provenance)]
-    parts += [_limits(policy, provenance)]
+    parts += [_limits(policy, provenance), _written()]
     (directory / "README.md").write_text("\n".join(part for part in parts if part), encoding="utf-8")
     provenance.save(directory)
 
@@ -159,11 +160,18 @@ def _interval(found: dict[str, float] | None) -> str:
     return "" if found is None else f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"
 
 
+def _listed(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def _written() -> str:
+    return f"These files were written with {_listed(installed())}.\n"
+
+
 def _training(provenance: Provenance) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in provenance.versions.items())
     text = yaml.safe_dump(portable(provenance.settings), sort_keys=False) if provenance.settings else ""
     settings = f"Settings that are not defaults:\n\n```yaml\n{text}```\n\n" if text else ""
-    return f"## Training\n\n{settings}Versions: {versions}.\n" if provenance.trainer else ""
+    return f"## Training\n\n{settings}Versions: {_listed(provenance.versions)}.\n" if provenance.trainer else ""
 
 
 def _limits(policy: Policy, provenance: Provenance) -> str:

@@ -9,6 +9,7 @@ from core.alpha_schedule import AlphaSchedule
 from core.generator import DiffusionGenerator
 from core.masking_strategy import FullMaskingStrategy
 from trainers.models.policy import Policy, embedding_rows
+from trainers.saving.kept_files import brings_code
 from trainers.saving.provenance import Provenance
 
 LOOP = """\
@@ -102,11 +103,6 @@ def plain_loop(policy: Policy, provenance: Provenance, auto: str, here: str = ".
         shift=SHIFT if policy.logit_shift else "",
         example=policy.format.messages(example) if policy.format.chat else example,
     )
-
-
-def brings_code(policy: Policy) -> bool:
-    """Whether transformers runs code that lies beside the weights."""
-    return bool(getattr(policy.model.config, "auto_map", None))
 
 
 def _without_tokens(policy: Policy) -> str:

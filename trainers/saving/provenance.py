@@ -31,6 +31,11 @@ SAMPLING = (
 )
 
 
+def installed() -> dict[str, str]:
+    """The libraries that run here, by version."""
+    return {name: version(name) for name in VERSIONS}
+
+
 @dataclass(frozen=True)
 class Provenance:
     """What is known of a model beside the model itself.
@@ -53,7 +58,7 @@ class Provenance:
     task: dict[str, Any] = field(default_factory=dict)
     example: Prompt = ""
     held_out: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in VERSIONS})
+    versions: dict[str, str] = field(default_factory=installed)
 
     @classmethod
     def of(cls, args: DiffusionArguments, base: str = "", **known: Any) -> "Provenance":

@@ -12,12 +12,14 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trainers.faults.behind import TrainerBehind
 from trainers.models.adapters import REFERENCE, complete_adapter
 from trainers.models.policy import Policy
+from trainers.saving.kept_files import keep_originals
 from trainers.saving.model_card import write_card
 from trainers.saving.provenance import Provenance
 
 
 class SelfContained(TrainerBehind):
-    """Mixin in front of a trainer of TRL: `_save` also writes the model card, and makes an adapter's directory whole.
+    """Mixin in front of a trainer of TRL: `_save` also writes the model card, keeps the files of a
+    checkpoint with code of its own, and makes an adapter's directory whole.
 
     Attributes:
         provenance: what the card says beside the model; None: what the trainer knows by itself.
@@ -39,6 +41,7 @@ class SelfContained(TrainerBehind):
             if not directory.name.startswith(PREFIX_CHECKPOINT_DIR):  # a resumed run needs the reference, nobody else
                 rmtree(directory / REFERENCE, ignore_errors=True)
             complete_adapter(directory, self.policy.model, self.policy.name)
+        keep_originals(directory, self.policy, isinstance(model, PeftModel))
         self.describe_saved(directory)
 
     def describe_saved(self, directory: Path, **known: Any) -> None:

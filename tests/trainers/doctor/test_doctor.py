@@ -33,8 +33,8 @@ def words_of(name):
 
 @pytest.fixture
 def patient(stand_in):
-    def of(name):
-        return admit(str(stand_in(name)[0]), words_of(name))
+    def of(name, *words):
+        return admit(str(stand_in(name)[0]), (*words_of(name), *words))
 
     return of
 
@@ -113,8 +113,22 @@ def greedy_blocks(model, ids, block_length, steps, gen_length, mask_id, **ignore
     return text[:, : ids.size(1) + gen_length]
 
 
-def with_loop(patient, loop):
-    class Loop(type(patient.policy.model)):
+@pytest.fixture
+def with_loop(patient):
+    """An SDAR whose own code has the loop, as LLaDA2's has one."""
+
+    def of(loop):
+        return add_loop(patient("sdar", "--model.code", "remote"), loop)
+
+    return of
+
+
+def add_loop(patient, loop):
+    kind = type(patient.policy.model)
+
+    class Loop(kind):
+        __module__ = kind.__module__
+
         def generate(self, inputs, block_length, steps, gen_length, mask_id, threshold):
             return loop(self, inputs, block_length, steps, gen_length, mask_id)
 
@@ -122,22 +136,22 @@ def with_loop(patient, loop):
     return patient
 
 
-def test_texts_are_held_against_the_models_own_loop(patient):
-    assert outcomes(own_texts(with_loop(patient("sdar"), greedy_blocks))) == {"own text": OK}
+def test_texts_are_held_against_the_models_own_loop(with_loop):
+    assert outcomes(own_texts(with_loop(greedy_blocks))) == {"own text": OK}
 
 
-def test_another_text_than_its_own_is_a_fault(patient):
+def test_another_text_than_its_own_is_a_fault(with_loop):
     def reversed_order(model, ids, *arguments):
         return greedy_blocks(model, ids, *arguments).flip(dims=[1])
 
-    assert outcomes(own_texts(with_loop(patient("sdar"), reversed_order))) == {"own text": FAULT}
+    assert outcomes(own_texts(with_loop(reversed_order))) == {"own text": FAULT}
 
 
-def test_a_loop_that_fails_here_says_why(patient):
+def test_a_loop_that_fails_here_says_why(with_loop):
     def broken(*arguments):
         raise AttributeError("no such cache")
 
-    (finding,) = own_texts(with_loop(patient("sdar"), broken))
+    (finding,) = own_texts(with_loop(broken))
     assert finding.outcome == NOT_RUN and "AttributeError: no such cache" in finding.seen
 
 
