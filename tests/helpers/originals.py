@@ -171,6 +171,10 @@ def write(name: str, tokenizer, directory: Path, seed: int = 0, **entries) -> di
     (directory / "absent.py").write_text("raise AssertionError('the code of a checkpoint is run')\n")
     (directory / "config.json").write_text(json.dumps(config))
     weights = random_weights(kind, len(own) + SPARE, seed)
+    # louder rows: random completions then have digits to reward
+    weights[_name(kind, "embed_tokens" if kind.tied else "lm_head")][
+        own.convert_tokens_to_ids(list("0123456789"))
+    ] *= 3
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     return weights
 
