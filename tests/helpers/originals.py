@@ -143,11 +143,11 @@ ORIGINALS = {
         QWEN
         | MIXED
         | {"head_dim": HEAD, "intermediate_size": INNER, "first_k_dense_replace": 1, "num_shared_experts": 1}
-        | {"n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "partial_rotary_factor": 0.5}
+        | {"n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "partial_rotary_factor": 0.25}
         | {"score_function": "sigmoid"},
         norms=True,
         dense=(0,),
-        fraction=0.5,
+        fraction=0.25,
     ),
     "a2d_llama": _qwen("a2d_llama", "A2DLlamaLMHeadModel", tied=True, more={"tie_word_embeddings": True}),
     "a2d_qwen2": _qwen("a2d_llama", "A2DQwen2LMHeadModel", biases=True),

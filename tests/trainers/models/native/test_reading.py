@@ -9,7 +9,7 @@ import pytest
 import torch
 from originals import ORIGINALS
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PretrainedConfig, Qwen2Tokenizer
 
 from trainers.models.loading import load_policy
 from trainers.models.native.known import NATIVES
@@ -228,3 +228,24 @@ def test_nothing_of_the_reading_class_is_left(original):
     own.load_state_dict(model.state_dict())
     assert not hasattr(model, "_weight_conversions") and "query_key_value" not in " ".join(model.state_dict())
     assert load_file(directory / "model.safetensors").keys() == weights.keys()
+
+
+def test_a_slow_tokenizer_of_qwen_s_kind_is_read_without_its_code(tokenizer, tmp_path):
+    """As Dream's and SDAR's: vocabulary and merges, and a class that is beside them."""
+    originals.write("dream", tokenizer, tmp_path)
+    made = AutoTokenizer.from_pretrained(tmp_path, config=PretrainedConfig())
+    (tmp_path / "tokenizer.json").unlink()
+    made.backend_tokenizer.model.save(str(tmp_path))
+    special = {made.mask_token_id: made.mask_token, made.eos_token_id: "[EOS]", made.pad_token_id: "[PAD]"}
+    added = {str(token): {"content": text, "special": True} for token, text in special.items()}
+    said = {"auto_map": {"AutoTokenizer": ["absent.DreamTokenizer", None]}, "tokenizer_class": "DreamTokenizer"}
+    said |= {"added_tokens_decoder": added, "mask_token": "<|mask|>", "eos_token": "[EOS]", "pad_token": "[PAD]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    policy = read("dream", tmp_path)
+    assert type(policy.tokenizer) is Qwen2Tokenizer and policy.mask_id == made.mask_token_id
+    text = "Tom has 12 apples.<|mask|> é"
+    ids = policy.tokenizer(text)["input_ids"]
+    assert policy.tokenizer.decode(ids) == text and ids.count(policy.mask_id) == 1
+    policy.tokenizer.save_pretrained(tmp_path / "saved")
+    assert "absent" not in (tmp_path / "saved" / "tokenizer_config.json").read_text()
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved")(text)["input_ids"] == ids
