@@ -70,9 +70,9 @@ KNOWN = (
     RealModel("llada2", "llada2", BLOCK),
     RealModel("llada21", "llada2", BLOCK),
     RealModel("llada2_dllm", "llada2", BLOCK),
-    RealModel("a2d_qwen2", "autoregressive"),
-    RealModel("a2d_qwen3", "autoregressive"),
-    RealModel("a2d_llama", "autoregressive"),
+    RealModel("a2d_qwen2", "a2d"),
+    RealModel("a2d_qwen3", "a2d"),
+    RealModel("a2d_llama", "a2d"),
 )
 REAL_MODELS = {model.name: model for model in KNOWN}
 

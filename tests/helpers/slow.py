@@ -64,6 +64,9 @@ SLOW = {
     ),
     "trainers/distributed/test_sharded.py::test_sharded_sft_trains_as_one_process": Slow(PROCESSES),
     "trainers/distributed/test_sharded.py::test_sharded_grpo_trains_as_one_process": Slow(PROCESSES, ("lora",)),
+    "trainers/models/native/test_running.py::test_two_ranks_with_sharded_weights_train_as_one_process": Slow(
+        PROCESSES
+    ),
     "trainers/distributed/test_rank_invariance.py": Slow(PROCESSES),
     "trainers/distributed/test_distributed.py::test_two_processes_train_as_one": Slow(
         PROCESSES, ("{'loss_type': 'dapo', 'num_generations': 8}",)

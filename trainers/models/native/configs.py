@@ -1,5 +1,6 @@
 """The original's config.json as a config of transformers, without its own code."""
 
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -40,7 +41,7 @@ def native_config(record: Native, entries: Entries, complete: bool = True) -> Pr
     dtype = next((entries[name] for name in DTYPES if entries.get(name) is not None), None)
     known |= record.derived(values) | ({} if dtype is None else {"dtype": dtype})
     known |= {"architectures": [record.model.__name__], "is_causal": False, "use_cache": False}
-    return record.config(**known)
+    return record.config(**deepcopy(known))  # which writes into what is handed to it
 
 
 def _value(name: str, entry: Entry, entries: Entries, complete: bool) -> Any:

@@ -75,7 +75,7 @@ def save_original_adapter(model: PeftModel, record: Native, source: str, directo
     """
     base = cast(PreTrainedModel, model.get_base_model())
     entries = _original_config(base, record, source)
-    # not the table of tokens: peft sees one of another length than the original's config says, and takes it for trained
+    # not the table of tokens: where it has more rows than the original has tokens, peft takes it for trained
     model.save_pretrained(str(directory), save_embedding_layers=False)
     config = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     odd = [key for key in ("target_parameters", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(key)]

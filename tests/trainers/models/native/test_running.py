@@ -1,0 +1,99 @@
+"""What is read natively runs as any Llama: padding, caches, activation checkpointing, sharded weights."""
+
+import originals
+import pytest
+import torch
+from originals import ORIGINALS
+from processes import PLAIN, agree, train_and_save
+from watching import LORA
+
+from core.masking_strategy import sync_masking_with_nelbo
+from core.sampling import draw_keys
+from trainers.models.loading import load_policy
+from trainers.rollouts import roll_out
+from trainers.settings.model import ModelArguments
+from trainers.settings.objects import build_generator, build_loss, build_masking
+
+CANVAS, BLOCK = 16, 4
+CACHES = {
+    "llada": ({"cache": "prefix", "cache_refresh": 1}, {"cache": "dual", "cache_refresh": 1}),
+    "illada": ({"cache": "dual", "cache_refresh": 1},),
+    "llada_moe": ({"cache": "dual", "cache_refresh": 1},),
+    "sdar": ({"cache": "exact"},),
+    "sdar_moe": ({"cache": "exact"},),
+    "llada2": ({"cache": "exact"},),
+}
+
+
+@pytest.fixture
+def policy_of(tokenizer, tmp_path_factory):
+    """name -> the policy of a new checkpoint of that kind."""
+
+    def load(name, **options):
+        directory = tmp_path_factory.mktemp(name)
+        originals.write(name, tokenizer, directory)
+        return load_policy(ModelArguments(str(directory), **options), block_length=ORIGINALS[name].block_length)
+
+    return load
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_caches_that_are_fresh_change_no_token(policy_of, grpo_args, splits, name):
+    """Exact caches of block-causal models, and those of bidirectional ones that are filled at every evaluation; the
+    prompts are of several lengths, so that some are padded."""
+    policy = policy_of(name)
+    prompts = policy.tokenizer(list(splits["validation"]["prompt"]))["input_ids"]
+    prompts[1] = prompts[1][3:]
+
+    def write(**options):
+        args = grpo_args(max_completion_length=CANVAS, block_length=BLOCK, max_timesteps=CANVAS, **options)
+        masking = build_masking(args)
+        schedule = sync_masking_with_nelbo(masking, build_loss(args))
+        sampler = build_generator(args, policy.denoiser(), schedule, masking, policy.eos_id)
+        keys = draw_keys(len(prompts), torch.Generator().manual_seed(0))
+        with policy.denoiser().evaluating():
+            return roll_out(sampler, prompts, keys, policy.pad_id, 8, torch.device("cpu"))
+
+    whole = write(cache="off")
+    for options in CACHES[name]:
+        cached = write(**options)
+        assert torch.equal(cached.ids, whole.ids)
+        torch.testing.assert_close(cached.commit_logps, whole.commit_logps, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_grpo_trains_on_stale_caches(policy_of, make_grpo, cache):
+    options = {"cache": cache, "block_length": 7, "max_timesteps": 14, "beta": 0.01}
+    trainer = make_grpo(policy=policy_of("llada"), **options)
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    trainer.train()
+    assert any(not torch.equal(before[key], value) for key, value in trainer.model.state_dict().items())
+    assert all(bool(value.isfinite().all()) for value in trainer.model.state_dict().values())
+
+
+@pytest.mark.parametrize("name", ["llada", "llada2"])
+def test_activation_checkpointing_is_transformers_and_changes_no_weight(policy_of, make_sft, name):
+    """The family's own switch is not in transformers' class, and is not asked for."""
+
+    def train(again):
+        canvas = {"max_completion_length": 24, "block_length": ORIGINALS[name].block_length, "max_timesteps": 12}
+        trainer = make_sft(policy=policy_of(name), gradient_checkpointing=again, **PLAIN, **canvas)
+        assert trainer.args.gradient_checkpointing is again
+        trainer.train()
+        return trainer.model.state_dict()
+
+    kept, again = train(False), train(True)
+    for key, value in kept.items():
+        torch.testing.assert_close(again[key], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("peft", [None, LORA], ids=["full weights", "lora"])
+def test_two_ranks_with_sharded_weights_train_as_one_process(policy_of, make_grpo, tmp_path, peft):
+    def make(rows):
+        sharded = {"fsdp": True} if rows < 8 else {}
+        options = {"peft_config": peft, "beta": 0.1, **PLAIN}
+        return make_grpo(policy=policy_of("llada"), per_device_train_batch_size=rows, **sharded, **options)
+
+    (one,), two = (train_and_save(make, processes, tmp_path) for processes in (1, 2))
+    agree(one, two)
+    assert any(entry["grad_norm"] > 0 for entry in one["logs"])
