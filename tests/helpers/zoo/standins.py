@@ -120,7 +120,12 @@ STAND_INS: dict[str, StandIn] = {
     "llada": _llada(),
     "llada_configured": _llada(configured=True, config={"weight_tying": True}),
     "llada_moe": StandIn(
-        "llada_moe", "<|mask|>", "llada_moe", "LLaDAMoEModelLM", configured=False, config={"rope_theta": 10_000.0}
+        "llada_moe",
+        "<|mask|>",
+        "llada_moe",
+        "LLaDAMoEModelLM",
+        configured=False,
+        config={"rope_theta": 10_000.0, "tie_word_embeddings": False},
     ),
     "llada2": StandIn("llada2", "<|mask|>", "llada2_moe", "LLaDA2MoeModelLM", configured=False),
     "llada2_tied": StandIn(
