@@ -22,8 +22,8 @@ from trainers.models.families import SETTLED, Nature, family_of
 Entries = dict[str, Any]
 
 
-def config_of(entries: Entries, file: Path) -> tuple[PretrainedConfig, str]:
-    """The twin's config of a config.json's entries, and who sees whom.
+def config_of(entries: Entries, file: Path) -> tuple[PretrainedConfig, Nature]:
+    """The twin's config of a config.json's entries, and how it is to be read.
 
     Raises:
         KeyError: an entry is missing that its architecture needs.
@@ -33,10 +33,10 @@ def config_of(entries: Entries, file: Path) -> tuple[PretrainedConfig, str]:
     family, record = family_of(PretrainedConfig(architectures=entries["architectures"]))
     nature = Nature(**entries[SETTLED]) if SETTLED in entries else record.nature
     if family in TWINS:
-        return TWINS[family](entries), nature.attention
+        return TWINS[family](entries), nature
     if "auto_map" in entries:
         raise ValueError(f"its architecture {entries['architectures'][0]} is in code of its own: expected a known one")
-    return AutoConfig.from_pretrained(file), nature.attention
+    return AutoConfig.from_pretrained(file), nature
 
 
 def _sizes(entries: Entries) -> Entries:
