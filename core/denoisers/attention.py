@@ -100,7 +100,7 @@ def noisy_and_clean(
         The rule, N = P + L + C, and the C columns of [prompt | canvas] that are to be copied, with their positions.
     """
     block = _blocks(prompt_mask, canvas_length, block_length, prompt_in_blocks)
-    part = _clean_part(prompt_mask, canvas_length, block_length, prompt_in_blocks)
+    part = clean_part(prompt_mask, canvas_length, block_length, prompt_in_blocks)
     again, rows = block[:, part], len(prompt_mask)
     canvas = torch.ones(rows, canvas_length, dtype=torch.bool, device=prompt_mask.device)
     is_noisy = torch.cat([block >= 0, torch.zeros_like(again, dtype=torch.bool)], dim=1)  # the prompt's end with it
@@ -115,9 +115,10 @@ def noisy_and_clean(
     ), part
 
 
-def _clean_part(prompt_mask: Tensor, canvas_length: int, block_length: int, prompt_in_blocks: bool) -> slice:
-    """The columns of [prompt | canvas] from the first block of the canvas on, a prompt's end in it included, to where
-    the last block begins: of all rows, those that begin first and those that end last."""
+def clean_part(prompt_mask: Tensor, canvas_length: int, block_length: int, prompt_in_blocks: bool) -> slice:
+    """What `noisy_and_clean` copies: the columns of [prompt | canvas] from the first block of the canvas on, a prompt's
+    end in it included, to where the last block begins; from where the first row begins to where the last ends.
+    Arguments as there."""
     first, longest, end = prompt_mask.size(1), 0, (canvas_length - 1) // block_length * block_length
     if prompt_in_blocks:
         lead = leads(prompt_mask, block_length)

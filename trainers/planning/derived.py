@@ -5,7 +5,7 @@ from trainers.benchmarking.steps import FULL, LORA
 from trainers.planning.memory import Setup
 from trainers.planning.models import Model
 from trainers.planning.phases import ROLLOUT, Often
-from trainers.planning.work import Planned, Work
+from trainers.planning.work import Blocks, Planned, Work
 from trainers.settings.config import ExperimentConfig
 from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
@@ -38,13 +38,14 @@ def setup_of(config: ExperimentConfig, mixed: bool) -> Setup:
     )
 
 
-def block_length_of(config: ExperimentConfig, model: Model) -> int | None:
-    """Tokens of a block of a block-causal model; None: bidirectional."""
+def blocks_of(config: ExperimentConfig, model: Model) -> Blocks | None:
+    """The blocks of a block-causal model; None: bidirectional."""
     if (config.model.attention or model.attention) == "bidirectional":
         return None
     length = config.training.block_length
     require(config.training, "block_length", length is not None, "the tokens of a block of this block-causal model")
-    return length
+    assert length is not None
+    return Blocks(length, model.nature.prompt_in_blocks)
 
 
 def compute_dtype(config: ExperimentConfig, cpu: bool) -> tuple[str, bool]:
@@ -75,10 +76,10 @@ def how_often(args: Planned, work: Work) -> Often:
 
 
 def shares_of(
-    args: DiffusionArguments, block_length: int | None, trained: str, efficiency: float | None
+    args: DiffusionArguments, blocks: Blocks | None, trained: str, efficiency: float | None
 ) -> dict[str, float]:
     """Shares of the roofline that the rollout and the rest are assumed to reach: as measured, or ``efficiency``."""
     if efficiency is not None:
         return {ROLLOUT: efficiency, TRAINING: efficiency}
-    cache = args.cache if args.cache in STALE else "exact" if block_length is None else "block_causal"
+    cache = args.cache if args.cache in STALE else "exact" if blocks is None else "block_causal"
     return {ROLLOUT: ROLLOUT_SHARES[cache], TRAINING: TRAINING_SHARES[trained]}

@@ -60,7 +60,7 @@ class Model:
         config: of transformers' architecture with the same matrices.
         weights: how many it has.
         adapter: weights of a LoRA adapter on it.
-        attention: bidirectional or block_causal, as its files or its family say.
+        nature: how it is to be read, as its files or its family say.
         largest: weights of its largest part that is gathered at once where parameters are sharded: a layer, or the
             embedding and the head.
     """
@@ -69,8 +69,13 @@ class Model:
     config: PretrainedConfig
     weights: int
     adapter: int
-    attention: str
+    nature: Nature
     largest: int
+
+    @property
+    def attention(self) -> str:
+        """bidirectional or block_causal."""
+        return self.nature.attention
 
     def costs(self, itemsize: int) -> Costs:
         """Arithmetic and traffic of its parts, with numbers of ``itemsize`` bytes."""
@@ -88,9 +93,9 @@ def find_model(name: str, arguments: ModelArguments) -> Model:
         ConfigError: nothing readable is there, or an architecture whose cost is not known.
     """
     if name.lower() in KNOWN:
-        config, attention = KNOWN[name.lower()](), Nature.attention
+        config, nature = KNOWN[name.lower()](), Nature()
     else:
-        config, attention = _read(Path(TINY_ASSETS if name == TINY else name), name)
+        config, nature = _read(Path(TINY_ASSETS if name == TINY else name), name)
     with torch.device("meta"):
         model = _empty(config, name)
         weights = _count(model)
@@ -101,13 +106,13 @@ def find_model(name: str, arguments: ModelArguments) -> Model:
         assert adapter_config is not None  # an adapter is asked for, and this model has none
         adapted = get_peft_model(model, adapter_config)
         adapter = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
-    return Model(name, config, weights, adapter, attention, largest)
+    return Model(name, config, weights, adapter, nature, largest)
 
 
 # ---- configs -----------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, name: str) -> tuple[PretrainedConfig, str]:
+def _read(path: Path, name: str) -> tuple[PretrainedConfig, Nature]:
     """The sizes, and who sees whom."""
     file = path / "config.json" if path.is_dir() else path
     known = ", ".join((TINY, *KNOWN))

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from trainers.benchmarking.steps import FULL
 from trainers.planning.budgets import Budget
-from trainers.planning.derived import TRAINING, block_length_of, compute_dtype, how_often, setup_of, shares_of
+from trainers.planning.derived import TRAINING, blocks_of, compute_dtype, how_often, setup_of, shares_of
 from trainers.planning.machines import CPU, Machines
 from trainers.planning.memory import DDP, FLOAT, HALF, ONE, Setup
 from trainers.planning.models import Model
 from trainers.planning.network import Passes, bytes_sent
 from trainers.planning.phases import ROLLOUT, Meter, Often, Phase, phases_of
 from trainers.planning.ways import Way, advise, choose, ways_of
-from trainers.planning.work import Lengths, Planned, Work, count_work
+from trainers.planning.work import Blocks, Lengths, Planned, Work, count_work
 from trainers.settings.config import ExperimentConfig
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.options import ConfigError
@@ -107,12 +107,12 @@ def make_plan(
     Raises:
         ConfigError: options that no sampler or likelihood can follow.
     """
-    args, block_length = config.training, block_length_of(config, model)
+    args, blocks = config.training, blocks_of(config, model)
     dtype, mixed = compute_dtype(config, machines.kind.name == CPU)
     if not isinstance(args, ImprovedDiffuGRPOConfig | DiffusionSFTConfig):
         raise ConfigError(f"trainer={config.trainer!r}: expected grpo or sft, of which a plan knows what they do")
     setup = setup_of(config, mixed)
-    work = _work(args, lengths, block_length, evaluations)
+    work = _work(args, lengths, blocks, evaluations)
     ways = ways_of(model, setup, work, lengths, args, machines)
     way, often = choose(ways, setup.trained), how_often(args, work)
     short = not way.fits
@@ -128,15 +128,15 @@ def make_plan(
         ways=ways,
         phases=_phases(model, machines, setup, dtype, way, work, often),
         sent=bytes_sent(model, setup, _passes(work, often), way.strategy, machines.count),
-        shares=shares_of(args, block_length, setup.trained, efficiency),
+        shares=shares_of(args, blocks, setup.trained, efficiency),
         completions=args.per_device_train_batch_size * args.gradient_accumulation_steps * machines.count,
-        advice=advise(model, setup, args, lengths, machines, block_length, evaluations) if short else None,
+        advice=advise(model, setup, args, lengths, machines, blocks, evaluations) if short else None,
     )
 
 
-def _work(args: Planned, lengths: Lengths, block_length: int | None, evaluations: int | None) -> Work:
+def _work(args: Planned, lengths: Lengths, blocks: Blocks | None, evaluations: int | None) -> Work:
     try:
-        return count_work(args, lengths, block_length, evaluations)
+        return count_work(args, lengths, blocks, evaluations)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

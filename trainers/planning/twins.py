@@ -5,14 +5,14 @@ from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
 
-from trainers.models.families import SETTLED, family_of, settled_nature
+from trainers.models.families import SETTLED, Nature, family_of, settled_nature
 from trainers.models.native.configs import native_config
 from trainers.models.native.known import record_of
 from trainers.models.native.records import Entries
 
 
-def config_of(entries: Entries, file: Path) -> tuple[PretrainedConfig, str]:
-    """Transformers' config of a config.json's entries, and who sees whom.
+def config_of(entries: Entries, file: Path) -> tuple[PretrainedConfig, Nature]:
+    """Transformers' config of a config.json's entries, and how it is to be read.
 
     Raises:
         ValueError: an entry is missing that its architecture needs, or has a value that is not known, or the
@@ -24,7 +24,7 @@ def config_of(entries: Entries, file: Path) -> tuple[PretrainedConfig, str]:
     nature = settled_nature(entries[SETTLED]) if told else family.nature
     record = record_of(entries)
     if record is not None:
-        return native_config(record, entries, complete=False), nature.attention
+        return native_config(record, entries, complete=False), nature
     if "auto_map" in entries:
         raise ValueError(f"its architecture {entries['architectures'][0]} is in code of its own: expected a known one")
-    return AutoConfig.from_pretrained(file), nature.attention
+    return AutoConfig.from_pretrained(file), nature

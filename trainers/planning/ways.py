@@ -7,7 +7,7 @@ from trainers.benchmarking.steps import FULL, LORA
 from trainers.planning.machines import Machines
 from trainers.planning.memory import DDP, ONE, STRATEGIES, ZERO2, Memory, Setup, memory_of, transient_of
 from trainers.planning.models import Model
-from trainers.planning.work import Lengths, Planned, Work, count_work
+from trainers.planning.work import Blocks, Lengths, Planned, Work, count_work
 
 FEW_ROWS = 8  # of a rollout's batch, where memory is short
 
@@ -70,7 +70,7 @@ def advise(
     args: Planned,
     lengths: Lengths,
     machines: Machines,
-    block_length: int | None,
+    blocks: Blocks | None,
     evaluations: int | None,
 ) -> str:
     """What saves memory and costs time: the first that makes the run fit, at last by training less of it."""
@@ -81,7 +81,7 @@ def advise(
     tried = []
     for group, text in ((None, saving), (1, f"{saving} --loss.states_per_forward 1")):
         args.states_per_forward = group
-        work = count_work(args, lengths, block_length, evaluations)
+        work = count_work(args, lengths, blocks, evaluations)
         ways = ways_of(model, setup, work, lengths, args, machines)
         tried += [(way, text) for way in ways if way.allowed]
     for way, text in sorted(tried, key=lambda pair: pair[0].trained != setup.trained):

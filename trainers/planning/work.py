@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.denoisers import CachedDenoiser, KeyValues
+from core.denoisers.attention import clean_part
 from core.masking_strategy import sync_masking_with_nelbo
 from core.scoring import Draws, Likelihood
 from core.trajectory import Trajectory
@@ -46,22 +47,36 @@ class Lengths:
     completion: int
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Of a block-causal model.
+
+    Attributes:
+        length: tokens of a block.
+        of_text: whether they are counted from the start of the text, its prompt included.
+    """
+
+    length: int
+    of_text: bool = False
+
+
 class CountingDenoiser(CachedDenoiser):
     """Knows no text: every token is as likely as another, up to a fixed place where the text ends.
 
     Args:
         prompt_length: P.
         ends_at: the canvas position of the first EOS; the canvas' length where there is none.
-        block_length: of a block-causal model; None: bidirectional.
+        blocks: of a block-causal model; None: bidirectional.
         skips: whether the last feed-forward module runs at predicted positions only.
     """
 
     mask_id = MASK
 
-    def __init__(self, prompt_length: int, ends_at: int, block_length: int | None, skips: bool = True):
-        self.prompt_length, self.ends_at, self.block_length = prompt_length, ends_at, block_length
+    def __init__(self, prompt_length: int, ends_at: int, blocks: Blocks | None, skips: bool = True):
+        self.prompt_length, self.ends_at = prompt_length, ends_at
+        self.block_length = None if blocks is None else blocks.length
         self.skips, self.calls = skips, Calls()
-        self.prompt_in_blocks = False
+        self.prompt_in_blocks = blocks is not None and blocks.of_text
         self._noise = torch.Generator().manual_seed(SEED)
 
     def logits(
@@ -130,18 +145,18 @@ class Work:
     trajectory: Trajectory | None = field(default=None, repr=False)
 
 
-def count_work(args: Planned, lengths: Lengths, block_length: int | None, evaluations: int | None) -> Work:
+def count_work(args: Planned, lengths: Lengths, blocks: Blocks | None, evaluations: int | None) -> Work:
     """What a process of this run asks of its model.
 
     Args:
         args: the run's options.
         lengths: of the texts.
-        block_length: of a block-causal model; None: bidirectional.
+        blocks: of a block-causal model; None: bidirectional.
         evaluations: of a completion by an adaptive sampler; None: its upper limit, one a token.
     """
     micro = args.per_device_train_batch_size
     if isinstance(args, DiffusionSFTConfig):
-        scored, states = _score(args, build_loss(args), lengths, micro, block_length, None)
+        scored, states = _score(args, build_loss(args), lengths, micro, blocks, None)
         return Work(Calls(), scored, states)
     assert isinstance(args, ImprovedDiffuGRPOConfig)
     assert args.steps_per_generation is not None  # TRL settles it
@@ -149,17 +164,17 @@ def count_work(args: Planned, lengths: Lengths, block_length: int | None, evalua
     rollout, trajectory = Calls(), None
     for batch, times in Counter([size] * (rows // size) + [rows % size]).items():
         if batch:
-            calls, made = _roll_out(args, lengths, batch, block_length, evaluations)
+            calls, made = _roll_out(args, lengths, batch, blocks, evaluations)
             rollout = add(rollout, calls, times)
             trajectory = trajectory or made
     assert trajectory is not None
-    likelihood = build_likelihood(args, block_length)
-    scored, states = _score(args, likelihood, lengths, micro, block_length, trajectory)
+    likelihood = build_likelihood(args, None if blocks is None else blocks.length)
+    scored, states = _score(args, likelihood, lengths, micro, blocks, trajectory)
     return Work(rollout, scored, states, max(rollout.head), trajectory)
 
 
 def _roll_out(
-    args: ImprovedDiffuGRPOConfig, lengths: Lengths, rows: int, block_length: int | None, evaluations: int | None
+    args: ImprovedDiffuGRPOConfig, lengths: Lengths, rows: int, blocks: Blocks | None, evaluations: int | None
 ) -> tuple[Calls, Trajectory]:
     """One batch of completions, of whole groups as far as they go."""
     if evaluations is not None:
@@ -167,7 +182,7 @@ def _roll_out(
         args.sampler, args.max_timesteps = "count_matched", evaluations
     ends = lengths.completion < args.max_completion_length
     ends_at = lengths.completion - 1 if ends else args.max_completion_length
-    denoiser = CountingDenoiser(lengths.prompt, ends_at, block_length)
+    denoiser = CountingDenoiser(lengths.prompt, ends_at, blocks)
     masking = build_masking(args)
     schedule = sync_masking_with_nelbo(masking, build_loss(args))
     sampler = build_generator(args, denoiser, schedule, masking, EOS)
@@ -184,7 +199,7 @@ def _score(
     likelihood: Likelihood,
     lengths: Lengths,
     rows: int,
-    block_length: int | None,
+    blocks: Blocks | None,
     trajectory: Trajectory | None,
 ) -> tuple[Calls, int]:
     """One scoring of a micro-batch, and the rows of its largest forward."""
@@ -195,8 +210,9 @@ def _score(
         trajectory = trajectory[torch.arange(rows) % len(trajectory)]
     draws = likelihood.draw(masking, rows, canvas, lengths.prompt, noise, trajectory=trajectory)
     fed = lengths.prompt + canvas
-    if block_length is not None:
-        fed += canvas - block_length  # beside the clean text, see core.scoring.states
+    if blocks is not None:  # beside the clean text, see core.scoring.states
+        beside = clean_part(torch.ones(1, lengths.prompt), canvas, blocks.length, blocks.of_text)
+        fed += beside.stop - beside.start
     states = draws.hidden.size(0) * draws.hidden.size(1)
     group = min(args.states_per_forward or states, states)
     predicted = _per_state(likelihood, draws)

@@ -13,6 +13,7 @@ from trainers.benchmarking.prompts import random_prompts
 from trainers.benchmarking.shapes import SHAPES, Shape, random_policy
 from trainers.benchmarking.steps import FULL, LORA
 from trainers.models.adapters import lora_config
+from trainers.models.families import Nature
 from trainers.planning.memory import (
     DDP,
     FSDP2,
@@ -32,7 +33,7 @@ from trainers.settings.model import ModelArguments
 from trainers.settings.objects import build_generator, build_likelihood, build_loss, build_masking
 
 SMALL = Shape(128, 384, 4, 4, 4, 512)
-MODEL = Model("", None, weights=1000, adapter=10, attention="bidirectional", largest=100)
+MODEL = Model("", None, weights=1000, adapter=10, nature=Nature(), largest=100)
 NOTHING = Transient(0, 0, 0)
 PROMPT, CANVAS, ROWS = 50, 64, 8
 
@@ -60,7 +61,7 @@ def test_weights_gradients_and_moments_are_exact(trained, dtype):
     moments = size(value for state in optimiser.state.values() for value in state.values()) - steps
     whole = sum(weight.numel() for weight in policy.model.parameters() if not hasattr(weight, "lora"))
     adapter = sum(weight.numel() for weight in weights) if trained == LORA else 0
-    sizes = Model("", policy.model.config, whole - adapter, adapter, "bidirectional", 0)
+    sizes = Model("", policy.model.config, whole - adapter, adapter, Nature(), 0)
     planned = memory_of(sizes, setup(trained, dtype.itemsize), NOTHING, ONE, 1)
     found = size(model.parameters()), size(weight.grad for weight in weights), moments
     assert (planned.weights, planned.gradients, planned.optimiser) == found
@@ -91,7 +92,7 @@ def loss_memory(args, trained, itemsize, mixed):
     measured = peak_memory(step)
     own = setup(trained, itemsize, mixed, bool(args.gradient_checkpointing))
     more = sum(weight.numel() for weight in policy.model.parameters()) - whole
-    model = Model("", config, whole, more, "bidirectional", 0)
+    model = Model("", config, whole, more, Nature(), 0)
     work = count_work(args, Lengths(PROMPT, PROMPT, args.max_completion_length), None, None)
     planned = memory_of(model, own, transient_of(model, own, work, 1.0), ONE, 1)
     return measured, planned.training + planned.gradients
@@ -121,7 +122,7 @@ def test_a_rollout_with_a_large_vocabulary(grpo_args):
     roll_out()
     measured = peak_memory(roll_out)
     work = count_work(args, Lengths(PROMPT, PROMPT, 32), None, None)
-    model = Model("", policy.model.config, 0, 0, "bidirectional", 0)
+    model = Model("", policy.model.config, 0, 0, Nature(), 0)
     planned = transient_of(model, setup(), work, 1.0).rollout
     assert planned == pytest.approx(measured, rel=0.2)
 

@@ -20,11 +20,12 @@ from trainers.benchmarking.roofline import Costs, Peaks
 from trainers.benchmarking.shapes import Shape, random_policy
 from trainers.benchmarking.steps import FULL, LORA
 from trainers.models.adapters import lora_config
+from trainers.models.families import Nature
 from trainers.planning.derived import how_often
 from trainers.planning.memory import Setup
 from trainers.planning.models import Model, find_model
 from trainers.planning.phases import AGAIN, BACKWARD, FORWARD, Meter, phases_of
-from trainers.planning.work import Lengths, Work, count_work
+from trainers.planning.work import Blocks, Lengths, Work, count_work
 from trainers.settings.model import ModelArguments
 from trainers.settings.objects import build_generator, build_likelihood, build_loss, build_masking
 from trainers.settings.options import ConfigError
@@ -167,7 +168,7 @@ def test_calls_of_a_block_causal_model(grpo_args, stand_in):
     policy = standins.load("sdar", directory)
     args = grpo_args(block_length=standins.BLOCK, max_timesteps=14, nelbo_replay="segments")
     rollout, scored = without_ends(args, policy, build_likelihood(args, standins.BLOCK))
-    planned = count_work(args, Lengths(PROMPT, PROMPT, CANVAS), standins.BLOCK, None)
+    planned = count_work(args, Lengths(PROMPT, PROMPT, CANVAS), Blocks(standins.BLOCK, of_text=True), None)
     # what is stored this model's code does not say
     assert fed_rows(planned.rollout) == fed_rows(rollout)
     assert planned.rollout.head == rollout.head
@@ -238,7 +239,7 @@ def step_flop(setup, policy, args):
         likelihood.score(*asked).sequence_bound.sum().backward()
     config = model.config if setup.trained == FULL else model.get_base_model().config
     adapter = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    own = Model("", config, 0, adapter, "bidirectional", 0)
+    own = Model("", config, 0, adapter, Nature(), 0)
     meter = Meter(own, setup, Peaks(1.0, 1.0), casts=False)
     streamed = planned.scored.forwards > 1
     phases = phases_of(meter, Work(planned.rollout, planned.scored, 0), how_often(args, planned), streamed, 0, 4)
