@@ -45,7 +45,9 @@ def test_a_text_keeps_the_end_that_it_has_and_is_filled_with_the_first_one():
         assert (text[-1] in (EOS, 1)) == out.stopped[row].item()
         assert out.completion_ids[row].tolist() == text + [EOS] * (6 - len(text))
     never = out.step_map == NEVER
-    assert bool(never.any()) and bool((out.ids[never] == EOS).all())
+    assert bool((out.ids[never] == EOS).all())
+    stopped_early = [text[-1] for text, row in zip(out.completions(), never, strict=True) if bool(row.any())]
+    assert set(stopped_early) == {EOS, 1}, "whichever end it is, nothing is written behind it"
 
 
 def test_mask_text_length_and_reason_agree(rollout):

@@ -170,9 +170,14 @@ def test_the_verifier_gets_the_text_without_its_end(policy, grpo_args, splits):
     loss, masking = build_loss(args), build_masking(args)
     schedule, judged = sync_masking_with_nelbo(masking, loss), []
     task = SimpleNamespace(verify=lambda text, answer: judged.append(text) or Verdict(strict=True, lenient=True))
-    Evaluator(args, schedule, masking, task, splits["test"], seed=0).run(policy, 1.0)
-    ends = policy.tokenizer.convert_ids_to_tokens(list(policy.eos_ids))
-    assert len(judged) == len(splits["test"]) and not any(end in text for text in judged for end in ends)
+    evaluator = Evaluator(args, schedule, masking, task, splits["test"], seed=0)
+    evaluator.run(policy, 1.0)
+    batch = encode_prompts(policy, list(splits["test"]["prompt"]))
+    sampler, keys = evaluator.sampler(policy, 1.0), evaluator.keys(1.0, 0)
+    rows = sampler.generate(batch["input_ids"], batch["attention_mask"], keys).ids.tolist()
+    ends = [next((i for i, token in enumerate(ids) if token in policy.eos_ids), None) for ids in rows]
+    texts = [policy.decode(ids[:end], skip_special_tokens=True) for ids, end in zip(rows, ends, strict=True)]
+    assert judged == texts and any(end is not None and end < 7 for end in ends)
 
 
 def test_bare_text_ends_with_eos_alone_whatever_a_checkpoint_declares(policy, grpo_args, splits):

@@ -8,5 +8,5 @@
     adapters.py    LoRA; experts.py: where it goes in a mixture; reference.py: the frozen copy that a KL is taken to
     caching.py     key-value memory of transformers' models; activations.py, dropout.py: switches for training
 
-Imports settings and core.
+Imports settings, what a prompt is (`trainers.tasks.messages`), and core.
 """

@@ -3,6 +3,7 @@
 import html
 import re
 import runpy
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from trainers.models.loading import load_policy
 from trainers.models.smollm2 import SMOLLM2
 from trainers.saving.model_card import write_card
 from trainers.saving.plain_loop import LOOP
-from trainers.saving.provenance import Provenance, portable, read_provenance, root_of
+from trainers.saving.provenance import Provenance, installed, portable, read_provenance, root_of
 from trainers.settings.model import ModelArguments
 from trainers.settings.objects import build_generator, build_loss, build_masking
 from trainers.settings.options import ConfigError
@@ -108,15 +109,27 @@ def test_code_of_the_card_writes_what_the_sampler_writes(written, monkeypatch, c
 def test_code_of_the_card_asks_in_the_template_of_the_model(written, monkeypatch, capsys, template):
     directory, policy, args = written("llama", template)
     end = policy.tokenizer.convert_ids_to_tokens(policy.format.turn_ends[0])
-    with torch.no_grad():  # texts that end, some of them
-        policy.model.get_output_embeddings().weight[policy.format.turn_ends[0]] *= 2
+    whole = greedy(policy, args, PROMPTS[0])
+    tokens, rows = policy.tokenizer(whole)["input_ids"], policy.model.get_output_embeddings().weight
+    with torch.no_grad():  # a text that ends, where another token was
+        rows[policy.format.turn_ends[0]] = 1.1 * rows[tokens[len(tokens) // 2]]
     policy.model.save_pretrained(directory)
     expected = [greedy(policy, args, prompt) for prompt in PROMPTS]
+    assert len(expected[0]) < len(whole)
     names, printed = run_code(directory, monkeypatch, capsys)
     assert [names["complete"](policy.format.messages(prompt)) for prompt in PROMPTS] == expected
     assert printed == expected[0] + "\n" and len(set(expected)) > 1
     text = html.unescape((directory / "README.md").read_text())
     assert f"in the tokenizer's chat template with the system prompt 'Count.', completions end with `{end}`" in text
+
+
+def test_a_card_names_the_versions_that_wrote_it_beside_those_of_the_training(make_policy, grpo_args, tmp_path):
+    old = dict.fromkeys(installed(), "0.1")
+    write_card(tmp_path, make_policy(), Provenance.of(grpo_args(), trainer="sft", versions=old))
+    text = (tmp_path / "README.md").read_text()
+    written = text.split("These files were written with")[1]
+    assert all(f"{name} {version(name)}" in written for name in ("torch", "transformers", "trl"))
+    assert "Versions: torch 0.1, transformers 0.1, trl 0.1" in text
 
 
 def test_code_of_the_card_is_short():
