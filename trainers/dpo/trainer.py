@@ -59,6 +59,7 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
     train (WholeSaves): cleans up after a kill, and asks for room on the disk
     _prepare_inputs (FiniteSteps): keeps the step's micro-batches, to save them if it fails
     _save_checkpoint (WholeSaves): a checkpoint is there whole or not at all
+    _issue_warnings_after_load (WholeSaves): weights that a checkpoint lacks end the run
     _get_output_dir (WholeSaves): where it is written before that
     _push_from_checkpoint (WholeSaves): pushes it from its final place
     save_model (WholeSaves): the same for the final model

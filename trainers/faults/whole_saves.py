@@ -1,5 +1,7 @@
 """What a trainer saves is there whole or not at all, and a full disk holds it rather than losing the step."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -27,12 +29,27 @@ from trainers.settings.options import ConfigError
 ATTEMPTS = 3  # at one checkpoint: a disk that is full at each is filled by somebody else
 
 
+@contextmanager
+def names_in_memory(model: nn.Module) -> Iterator[None]:
+    """Meanwhile weights are written under the names that they have in memory, which is how transformers' trainer reads
+    a checkpoint back. It would write the experts of a mixture apart, and then miss the whole that they are kept as."""
+    kept = vars(model).get("_weight_conversions")
+    vars(model)["_weight_conversions"] = []
+    try:
+        yield
+    finally:
+        del vars(model)["_weight_conversions"]
+        if kept is not None:
+            vars(model)["_weight_conversions"] = kept
+
+
 class WholeSaves(TrainerBehind):
     """Mixin in front of a transformers trainer.
 
     Overridden: `_save_checkpoint` (all of it is written beside, given a manifest, synced, renamed, and only then are
-    old checkpoints deleted), `_get_output_dir` (where beside is), `_push_from_checkpoint` (what is pushed is in its
-    place), `save_model` (the same for the final model), `train` (cleans up after a kill, and asks for room first).
+    old checkpoints deleted), `_issue_warnings_after_load` (weights that a resumed run lacks end it), `_get_output_dir`
+    (where beside is), `_push_from_checkpoint` (what is pushed is in its place), `save_model` (the same for the final
+    model), `train` (cleans up after a kill, and asks for room first).
     Ranks share the directory, or each node has one and `save_on_each_node` is set.
     """
 
@@ -84,6 +101,16 @@ class WholeSaves(TrainerBehind):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        tied = getattr(self.model, "all_tied_weights_keys", None) or {}  # stored once, under another name
+        lost = sorted({*load_result.missing_keys} - {*tied}) or sorted(load_result.unexpected_keys)
+        if lost:
+            raise RunError(
+                f"the checkpoint to resume from does not have the weights of this model: {lost[0]} and "
+                f"{len(lost) - 1} more {'are missing' if load_result.missing_keys else 'are not known'}"
+            )
+        super()._issue_warnings_after_load(load_result)
+
     def _wait_for_room(self, directory: Path, needed: int, limit: int | None = None) -> None:
         wrong = (
             make_room(directory, needed, limit, self.state.best_model_checkpoint) if self.args.should_save else None
@@ -95,7 +122,8 @@ class WholeSaves(TrainerBehind):
         beside = staged(final)
         self._staging = True
         try:
-            super()._save_checkpoint(model, trial)
+            with names_in_memory(self.accelerator.unwrap_model(self.model)):
+                super()._save_checkpoint(model, trial)
         finally:
             self._staging = False
         if self.state.best_model_checkpoint == str(beside):

@@ -66,6 +66,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
     _save_rng_state (ImprovedDiffuGRPOTrainer): a checkpoint holds the rollout buffer
     _load_rng_state (ImprovedDiffuGRPOTrainer): and a resumed run goes on with it, bit by bit
     _save_checkpoint (WholeSaves): a checkpoint is there whole or not at all
+    _issue_warnings_after_load (WholeSaves): weights that a checkpoint lacks end the run
     _get_output_dir (WholeSaves): where it is written before that
     _push_from_checkpoint (WholeSaves): pushes it from its final place
     save_model (WholeSaves): the same for the final model

@@ -220,7 +220,7 @@ def build(
 def load(name: str, directory: Path, **more) -> Policy:
     """What a user gets who says of a stand-in what has to be said, and ``more``."""
     kind = (STAND_INS | IMPOSTORS)[name]
-    arguments = ModelArguments(model_name_or_path=str(directory), **kind.arguments, **more)
+    arguments = ModelArguments(**{"model_name_or_path": str(directory)} | kind.arguments | more)
     return load_policy(arguments, block_length=kind.block_length)
 
 

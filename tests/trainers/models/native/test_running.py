@@ -5,10 +5,13 @@ import pytest
 import torch
 from originals import ORIGINALS
 from processes import PLAIN, agree, train_and_save
+from resumes import SAVING, assert_resumes_bit_by_bit
+from safetensors.torch import load_file, save_file
 from watching import LORA
 
 from core.masking_strategy import sync_masking_with_nelbo
 from core.sampling import draw_keys
+from trainers.faults.endings import RunError
 from trainers.models.loading import load_policy
 from trainers.rollouts import roll_out
 from trainers.settings.model import ModelArguments
@@ -97,3 +100,36 @@ def test_two_ranks_with_sharded_weights_train_as_one_process(policy_of, make_grp
     (one,), two = (train_and_save(make, processes, tmp_path) for processes in (1, 2))
     agree(one, two)
     assert any(entry["grad_norm"] > 0 for entry in one["logs"])
+
+
+# ---- experts, which transformers writes apart and keeps as one ---------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llada_moe", "sdar_moe", "llada2"])
+def test_a_killed_run_resumes_bit_by_bit(tokenizer, make_sft, tmp_path, name):
+    """transformers' trainer would find no expert in its own checkpoint, and go on from the first weights."""
+    originals.write(name, tokenizer, tmp_path / "original")
+    block = ORIGINALS[name].block_length
+    blocks = {} if block is None else {"block_length": block, "max_completion_length": 16, "max_timesteps": 8}
+
+    def make(output):
+        policy = load_policy(ModelArguments(str(tmp_path / "original")), block_length=block)
+        return make_sft(policy=policy, output_dir=str(output), max_steps=3, **SAVING, **blocks)
+
+    assert_resumes_bit_by_bit(make, tmp_path, 2)
+    checkpoint = str(tmp_path / "unbroken" / "checkpoint-2")
+    again = load_policy(ModelArguments(checkpoint), block_length=block)
+    stored = load_file(f"{checkpoint}/model.safetensors")
+    assert any("experts.gate_up_proj" in key for key in stored)
+    assert torch.equal(again.model.state_dict()["lm_head.weight"], stored["lm_head.weight"])
+
+
+def test_a_checkpoint_that_lacks_weights_ends_the_run(policy_of, make_sft, tmp_path):
+    trainer = make_sft(policy=policy_of("llada_moe"), output_dir=str(tmp_path), max_steps=2, **SAVING)
+    trainer.train()
+    file = tmp_path / "checkpoint-1" / "model.safetensors"
+    kept = load_file(file)
+    lost = next(key for key in kept if "experts.gate_up_proj" in key)
+    save_file({key: value for key, value in kept.items() if key != lost}, file, metadata={"format": "pt"})
+    with pytest.raises(RunError, match=rf"does not have the weights of this model: {lost} and 0 more are missing"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
