@@ -6,6 +6,7 @@
     python scripts/benchmark.py train --shape 135M --trained full lora --checkpointed
     python scripts/benchmark.py init DIR --shape tiny --data train.jsonl
     python scripts/benchmark.py startup --repeats 5
+    python scripts/benchmark.py code DIR --prompt_length 200 --canvas_length 256
 
 `rollout` runs generators by turns: ``ours`` (LLaDA's law unless told otherwise, as in
 ``ours:selection=top1,alpha_schedule=cosine``), the published samplers of `trainers.benchmarking.peers`, or
@@ -13,6 +14,7 @@
 at the model, by the same hooks for all. `loss` runs one likelihood step against full logits, `train` a whole training
 step: score, backward, AdamW. `init` saves random weights with a tokenizer trained on a file, as a start for
 scripts/train.py. `startup` times commands that have nothing to do but answer: `--help`, a wrong key, a missing file.
+`code` runs one checkpoint by the code that it brings along, which must be trusted, and as a class of transformers.
 
 Prints a table; --output DIR also writes benchmark.md and results.json. Machines differ: read ratios, not seconds.
 """
@@ -75,13 +77,18 @@ def rollout_options() -> OptionParser:
     return parser
 
 
-def check_rollout(chosen: argparse.Namespace) -> None:
-    """What is wrong for every generator."""
+def check_blocks(chosen: argparse.Namespace) -> None:
+    """Blocks that divide the canvas, and steps that are shared out among them."""
     blocks, rest = divmod(chosen.canvas_length, chosen.block_length)
     if rest:
         raise ConfigError(f"--block_length {chosen.block_length}: expected a divisor of the canvas's length")
     if chosen.steps % blocks:
         raise ConfigError(f"--steps {chosen.steps}: expected a multiple of the number of blocks, {blocks}")
+
+
+def check_rollout(chosen: argparse.Namespace) -> None:
+    """What is wrong for every generator."""
+    check_blocks(chosen)
     if chosen.temperature < 0:
         raise ConfigError(f"--temperature {chosen.temperature}: expected at least 0 (0 is greedy)")
     for size in chosen.batch_size:
@@ -89,6 +96,24 @@ def check_rollout(chosen: argparse.Namespace) -> None:
             raise ConfigError(f"--batch_size {size}: expected a multiple of --group {chosen.group}")
     if chosen.data and not chosen.model:
         raise ConfigError(f"--data {chosen.data}: only with --model, whose tokenizer reads it")
+
+
+def code_options() -> OptionParser:
+    """Options of mode code: a checkpoint that brings code along, and what is asked of it."""
+    parser = common_options("code")
+    parser.add_argument("folder", help="a checkpoint that brings code along; the code is run")
+    parser.add_argument("--batch_size", default=4, type=whole)
+    parser.add_argument("--steps", default=128, type=whole, help="denoising steps of the whole canvas")
+    parser.add_argument("--block_length", default=32, type=whole)
+    parser.set_defaults(temperature=0.0)
+    return parser
+
+
+def check_code(chosen: argparse.Namespace) -> None:
+    """What is wrong for both sides."""
+    if chosen.model is not None or chosen.vocabulary != [None]:
+        raise ConfigError("--model, --vocabulary: not for mode code, whose checkpoint is its first word")
+    check_blocks(chosen)
 
 
 def scoring_options(mode: str, draws: list[int]) -> OptionParser:
@@ -143,6 +168,7 @@ MODES = {
     "rollout": (rollout_options, check_rollout),
     "loss": (partial(scoring_options, "loss", [1, 2, 4, 8]), check_scoring),
     "train": (train_options, check_scoring),
+    "code": (code_options, check_code),
     "init": (init_options, lambda chosen: None),
     "startup": (startup_options, lambda chosen: None),
 }

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.console import Console
 from transformers import set_seed
 
+from trainers.benchmarking.codes import both_ways, compare_codes
 from trainers.benchmarking.contenders import contender
 from trainers.benchmarking.losses import Text, compare_losses
 from trainers.benchmarking.peers import RolloutConfig
@@ -50,16 +51,7 @@ def rollout(chosen: argparse.Namespace) -> None:
     rows: list[Row] = []
     for vocabulary in chosen.vocabulary:
         policy = load(chosen, vocabulary)
-        config = RolloutConfig(
-            canvas_length=chosen.canvas_length,
-            block_length=chosen.block_length,
-            steps=chosen.steps,
-            temperature=chosen.temperature,
-            mask_id=policy.mask_id,
-            eos_id=cast(int, policy.tokenizer.eos_token_id),
-            pad_id=cast(int, policy.tokenizer.pad_token_id),
-            seed=chosen.seed,
-        )
+        config = rollout_config(chosen, policy)
         contenders = [contender(spec, policy, config) for spec in chosen.generators]
         for batch_size in chosen.batch_size:
             count, length = batch_size // chosen.group, chosen.prompt_length
@@ -74,6 +66,29 @@ def rollout(chosen: argparse.Namespace) -> None:
     best = peaks.best
     line = f"peak {best.flops / 1e9:.0f} GFLOP/s and {best.bandwidth / 1e9:.1f} GB/s in this run"
     report(chosen, rows, line, {"peaks": vars(best)})
+
+
+def code(chosen: argparse.Namespace) -> None:
+    """One checkpoint by its own code and as transformers' class, by turns on equal prompts, greedily."""
+    chosen.device, _ = prepare(chosen)
+    policies = both_ways(chosen.folder, chosen.dtype, chosen.device, chosen.block_length)
+    config = rollout_config(chosen, policies[0])
+    prompt_ids = random_prompts(policies[0], chosen.batch_size, chosen.prompt_length, chosen.seed).to(chosen.device)
+    report(chosen, compare_codes(policies, prompt_ids, config, chosen.repeats), f"{chosen.steps} steps, greedy", {})
+
+
+def rollout_config(chosen: argparse.Namespace, policy: Policy) -> RolloutConfig:
+    """What generators are asked for."""
+    return RolloutConfig(
+        canvas_length=chosen.canvas_length,
+        block_length=chosen.block_length,
+        steps=chosen.steps,
+        temperature=chosen.temperature,
+        mask_id=policy.mask_id,
+        eos_id=policy.eos_id,
+        pad_id=policy.pad_id,
+        seed=chosen.seed,
+    )
 
 
 def loss(chosen: argparse.Namespace) -> None:
@@ -148,4 +163,4 @@ def report(chosen: argparse.Namespace, rows: Sequence[Row], measured: str, recor
             console.print(f"written: {path}", soft_wrap=True)
 
 
-RUN = {"rollout": rollout, "loss": loss, "train": train, "init": init, "startup": startup}
+RUN = {"rollout": rollout, "code": code, "loss": loss, "train": train, "init": init, "startup": startup}

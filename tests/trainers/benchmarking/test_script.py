@@ -67,6 +67,21 @@ def test_rollout_writes_a_table_with_a_row_for_each_case(benchmark, tmp_path, ca
         assert "GFLOP/s" in text and "positions/token" in text
 
 
+def test_code_runs_a_checkpoint_both_ways(benchmark, tokenizer, tmp_path, stand_in):
+    """A Llama that was made bidirectional: its own file is a stand-in, its weights are read natively as well."""
+    directory, _ = stand_in("a2d_llama")
+    sizes = ["--steps", "4", "--block_length", "4", "--batch_size", "2", "--output", str(tmp_path)]
+    benchmark(["code", str(directory), *SMALL, *sizes])
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["code"], row["model"]) for row in rows] == [
+        ("remote", "A2DLlamaLMHeadModel"),
+        ("native", "LlamaForCausalLM"),
+    ]
+    assert all(row["same_text"] == 1.0 and row["seconds"][0] > 0 for row in rows)
+    with pytest.raises(ConfigError, match="--model, --vocabulary: not for mode code"):
+        benchmark(["code", str(directory), *SMALL, "--model", "there"])
+
+
 def test_init_saves_what_training_and_the_benchmark_load(benchmark, data, tmp_path, capsys):
     folder = str(tmp_path / "start")
     benchmark(["init", folder, "--data", str(data)])
