@@ -2,8 +2,10 @@
 
 Each block of the canvas walks down the closed grid from all masked (T + 1) to clean (-1). With n blocks every n-th
 timestep is used, so a canvas costs at most T + 2 evaluations however it is cut (LLaDA's convention: `steps` counts the
-whole canvas). What a transition does is up to a sampler (`core.sampling.samplers`), how a state is evaluated to a
-context (`core.sampling.context`). Transitions that reveal nothing anywhere cost no evaluation.
+whole canvas). Where a model counts blocks from the start of the text (SDAR, LLaDA2), its first block on the canvas may
+hold the end of the prompt, too, and its last one be cut by the canvas' end, which is then the text's: one block more,
+both of them shorter. What a transition does is up to a sampler (`core.sampling.samplers`), how a state is evaluated to
+a context (`core.sampling.context`). Transitions that reveal nothing anywhere cost no evaluation.
 
 A row ends at its first EOS once nothing before it is masked; what comes later cannot change the text, so the row is
 dropped. The head runs on the masked positions of the current block. A row's random numbers are its own

@@ -110,15 +110,13 @@ def noisy_and_clean(
     )
     own = key_is_noisy & query_is_noisy & (key == query)
     before = ~key_is_noisy & torch.where(query_is_noisy, key < query, key <= query)
-    return without_padding(
-        own | before, torch.cat([prompt_mask.bool(), canvas, (again >= 0).expand(rows, -1)], dim=1)
-    ), part
+    seen = torch.cat([prompt_mask.bool(), canvas, (again >= 0).expand(rows, -1)], dim=1)
+    return without_padding(own | before, seen), part
 
 
 def clean_part(prompt_mask: Tensor, canvas_length: int, block_length: int, prompt_in_blocks: bool) -> slice:
-    """What `noisy_and_clean` copies: the columns of [prompt | canvas] from the first block of the canvas on, a prompt's
-    end in it included, to where the last block begins; from where the first row begins to where the last ends.
-    Arguments as there."""
+    """What `noisy_and_clean` copies: the columns of [prompt | canvas] from the first block of the canvas on, with
+    the end of the prompt in it, to where the last block begins; of all rows together. Arguments as there."""
     first, longest, end = prompt_mask.size(1), 0, (canvas_length - 1) // block_length * block_length
     if prompt_in_blocks:
         lead = leads(prompt_mask, block_length)

@@ -42,7 +42,8 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
         "generation",
         None,
         "Semi-autoregressive block length in tokens (LLaDA, 2502.09992); unset: one block. Must divide "
-        "max_completion_length, and the number of blocks must divide steps.",
+        "max_completion_length, and the number of blocks must divide steps. SDAR and LLaDA2 count blocks from the "
+        "start of the prompt, whose end shares one with the first tokens of the completion.",
     )
     sampler: str = option(
         "generation",
