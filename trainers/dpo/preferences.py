@@ -127,7 +127,7 @@ def read_hub(name: str) -> dict[str, Dataset]:
         raise ConfigError(f"preferences.dataset_name={name!r}: expected a split train with {', '.join(COLUMNS)}")
     for split, pairs in kept.items():
         for number, pair in enumerate(pairs):
-            flaw = _flaw_of(pair)
+            flaw = _flaw_of(dict(pair))
             if flaw:
                 raise ConfigError(f"preferences.dataset_name={name!r}, {split}, row {number}: {flaw}")
     return {split: pairs.select_columns(list(COLUMNS)) for split, pairs in kept.items()}
