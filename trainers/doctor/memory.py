@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from trainers.benchmarking.steps import FULL, LORA
 from trainers.doctor.findings import NOT_RUN, NOTE, OK, Finding
 from trainers.doctor.patient import Patient
-from trainers.models.loading import EMBEDDED
+from trainers.models.embedded import EMBEDDED
 from trainers.planning.budgets import find_budget
 from trainers.planning.derived import compute_dtype
 from trainers.planning.machines import Given, asked_for, find_machines

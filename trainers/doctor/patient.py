@@ -18,6 +18,7 @@ from trainers.models.loading import load_policy
 from trainers.models.policy import Policy
 from trainers.models.probes.looking import Examiner, Margin
 from trainers.models.probes.probing import probed
+from trainers.models.told import block_length_of
 from trainers.rollouts import padded
 from trainers.settings.config import ExperimentConfig, parse
 from trainers.settings.model import ModelArguments
@@ -136,11 +137,17 @@ def admit(name: str, words: tuple[str, ...]) -> Patient:
         ConfigError: bad options, or a checkpoint that cannot be loaded or is not what it is said to be.
     """
     with written(name, None, "sft", {}) as path:
-        block_length = read([path, *words]).values.get("block_length")
+        values = read([path, *words]).values
+        block_length = values.get("block_length") or block_length_of(name, values.get("attention"))
     with written(name, block_length, "sft", {}) as path:
-        arguments = parse([path, *words]).model
-    examiner = Examiner(name)
-    policy = load_policy(replace(arguments, probe=False), block_length=block_length)
+        config = parse([path, *words])
+    arguments, task, examiner = config.model, config.task, Examiner(name)
+    policy = load_policy(
+        replace(arguments, probe=False),
+        block_length=block_length,
+        chat_template=task.chat_template,
+        system_prompt=task.system_prompt,
+    )
     if arguments.probe:
         policy = probed(policy, examiner)
     return Patient(name, arguments, policy, tuple(examiner.margins.values()), words)

@@ -16,6 +16,7 @@ from transformers import PretrainedConfig
 
 SETTLED = "diffusion"  # attribute of a saved config: see `Nature.record`
 MASKED_LM = "ForMaskedLM"
+BLOCK_KEYS = ("block_length", "block_size", "bd_size")  # of configs; Fast-dLLM v2 (2509.26328) has the last
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Family:
         mask_tokens: texts of its mask token, where neither tokenizer nor config names it.
         mask_id: the mask token's id, where its text is not known either.
         checkpoint_activations: turns on the model's own activation checkpointing; None: transformers' switch works.
+        block_length: tokens of a block that its checkpoints were trained with, where their config names none.
         tuned_on_turns: its checkpoints are instruct models, whose format is their chat template (`formats`).
     """
 
@@ -60,6 +62,7 @@ class Family:
     nature: Nature = Nature()
     mask_tokens: tuple[str, ...] = ()
     mask_id: int | None = None
+    block_length: int | None = None
     checkpoint_activations: Callable[[nn.Module], None] | None = None
     tuned_on_turns: bool = False
 
@@ -141,6 +144,13 @@ def family_of(config: PretrainedConfig) -> tuple[str, Family]:
         f"its config names the architectures {architectures}, which no family has; known families: "
         + ", ".join(f"{name} ({', '.join(family.architectures)})" for name, family in FAMILIES.items())
     )
+
+
+def said_block_length(entries: dict[str, Any], family: Family) -> int | None:
+    """Tokens of a block, as a block-causal model was trained here, as its config names them, or as its family was
+    trained; None: nobody says."""
+    settled = (entries.get(SETTLED) or {}).get("block_length")
+    return settled or next(filter(None, map(entries.get, BLOCK_KEYS)), None) or family.block_length
 
 
 def settled_nature(settled: dict[str, Any]) -> Nature:

@@ -5,13 +5,11 @@ options, and is then seen by running it (`trainers.models.probes`). The result i
 is saved is loaded as it was trained.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -25,36 +23,22 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from trainers.models import remote_code, smollm2
+from trainers.models import remote_code
 from trainers.models.adapters import Adapter, read_adapter
-from trainers.models.caching import RULES
+from trainers.models.embedded import place_of
+from trainers.models.explaining import explained
 from trainers.models.families import AUTOREGRESSIVE, FAMILIES, MASKED_LM, SETTLED, Nature, family_of, nature_of
 from trainers.models.formats import declared_ends, settle_format
 from trainers.models.native.reading import Reading, natively, read_tokenizer
-from trainers.models.native.records import Unsupported
 from trainers.models.policy import Policy
 from trainers.models.probes.looking import Examiner
 from trainers.models.probes.probing import probed
 from trainers.models.special_tokens import complete_tokenizer, name_mask_token
-from trainers.models.tiny import TINY, TINY_ASSETS, build_tiny, build_tokenizer
+from trainers.models.tiny import TINY, build_tiny, build_tokenizer
+from trainers.models.told import as_told
 from trainers.settings.model import ModelArguments
 from trainers.settings.options import ConfigError
 from trainers.settings.task import AUTO
-
-# names that stand for something on this machine -> where it is
-EMBEDDED = {TINY: lambda: TINY_ASSETS, smollm2.SMOLLM2: smollm2.checkpoint}
-# what from_pretrained raises for files that are missing or damaged, and for code that does not run here
-LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    RuntimeError,
-    SyntaxError,
-    SafetensorError,
-)
 
 
 @dataclass(frozen=True)
@@ -97,7 +81,7 @@ def load_policy(
     base = arguments if adapter is None else adapter.base_arguments(arguments)
     loaded = _fresh(name, corpus) if arguments.from_scratch else _load_trained(base, adapter, name)
     model = loaded.model
-    nature = _as_told(loaded.nature, model, arguments, block_length)
+    nature = as_told(loaded.nature, FAMILIES[loaded.family], model.config, arguments, block_length)
     complete_tokenizer(loaded.tokenizer, name)
     if getattr(model, "generation_config", None) is None:  # TRL writes to it
         model.generation_config = GenerationConfig()
@@ -148,8 +132,8 @@ def _load_trained(base: ModelArguments, adapter: Adapter | None, name: str) -> L
 def _load_checkpoint(arguments: ModelArguments, adapter: Adapter | None = None) -> Loaded:
     """What the files of a model say; of an adapter's base model, as its policy was settled."""
     name = arguments.model_name_or_path
-    path = str(EMBEDDED[name]()) if name in EMBEDDED else name
-    with _explained(arguments):
+    path = place_of(name)
+    with explained(arguments):
         own = natively(path, arguments)
     config = _load(AutoConfig, path, arguments) if own is None else own.config
     if adapter is not None:
@@ -164,42 +148,15 @@ def _load_checkpoint(arguments: ModelArguments, adapter: Adapter | None = None) 
 
 def _load(auto: Any, path: str, arguments: ModelArguments, **kwargs: Any) -> Any:
     """A config, tokenizer or model from a directory or the hub, or one line that says why not."""
-    with _explained(arguments, kwargs.get("config")):
+    with explained(arguments, kwargs.get("config")):
         return auto.from_pretrained(path, trust_remote_code=arguments.trust_remote_code, **kwargs)
 
 
 def _load_tokenizer(path: str, arguments: ModelArguments, own: Reading | None) -> PreTrainedTokenizerBase:
     if own is None:
         return _load(AutoTokenizer, path, arguments)
-    with _explained(arguments):
+    with explained(arguments):
         return read_tokenizer(own.record, path)
-
-
-@contextmanager
-def _explained(arguments: ModelArguments, config: PretrainedConfig | None = None) -> Iterator[None]:
-    """What goes wrong while a checkpoint is loaded, as a ConfigError of one line; ``config``: its own, once known."""
-    name, trusted = arguments.model_name_or_path, arguments.trust_remote_code
-    try:
-        with remote_code.hosted() if trusted else nullcontext():
-            yield
-    except Unsupported as error:
-        raise ConfigError(f"model.name_or_path={name!r}, model.code={arguments.code}: {error}") from error
-    except Exception as error:
-        own_code = trusted and (remote_code.own_frame(error) or getattr(config, "auto_map", None))
-        failed = remote_code.failure(error, getattr(config, "transformers_version", None)) if own_code else ""
-        if failed:
-            raise ConfigError(f"model.name_or_path={name!r}: {failed}") from error
-        if not isinstance(error, LOADING_ERRORS):
-            raise
-        reason = " ".join(str(error).split())[:300]
-        if not trusted and "trust_remote_code" in str(error):
-            raise ConfigError(
-                f"model.trust_remote_code=False: {name!r} brings code of its own along, which is run if you set true"
-            ) from error
-        raise ConfigError(
-            f"model.name_or_path={name!r} cannot be loaded; expected {', '.join(map(repr, EMBEDDED))}, a directory "
-            f"with config.json, tokenizer and safetensors, or a reachable hub id: {reason}"
-        ) from error
 
 
 def _recognise(config: PretrainedConfig, arguments: ModelArguments, own: Reading | None) -> tuple[str, Nature]:
@@ -234,14 +191,14 @@ def _load_model(
         )
         options["device_map"] = {"": torch.cuda.current_device()}
     if own is not None:
-        with _explained(arguments):
+        with explained(arguments):
             return own.model(path, **options)
     auto = auto_class(config)
-    with _explained(arguments, config):
+    with explained(arguments, config):
         own_code = arguments.trust_remote_code and remote_code.adapt(path, config, auto)
     model = _load(auto, path, arguments, **options)
     if own_code:
-        with _explained(arguments, config):
+        with explained(arguments, config):
             remote_code.restore(model)
     return model
 
@@ -252,37 +209,3 @@ def auto_class(config: PretrainedConfig) -> type:
     if (config.architectures or [""])[0].endswith(MASKED_LM):
         return AutoModelForMaskedLM
     return AutoModel if "AutoModel" in own and "AutoModelForCausalLM" not in own else AutoModelForCausalLM
-
-
-# ---- nature ------------------------------------------------------------------------------------------------------
-
-
-def _as_told(nature: Nature, model: PreTrainedModel, arguments: ModelArguments, block_length: int | None) -> Nature:
-    """With what the user's options say in place of what the checkpoint says."""
-    if arguments.logit_shift is not None:
-        nature = replace(nature, logit_shift=arguments.logit_shift)
-    if (arguments.attention or nature.attention) == "bidirectional":
-        return replace(nature, attention="bidirectional", prompt_in_blocks=False, block_length=None)
-    if block_length is None:
-        named = (getattr(model.config, key, None) for key in ("block_length", "block_size"))
-        said = nature.block_length or next(filter(None, named), None)
-        raise ConfigError(
-            "model.attention='block_causal': needs generation.block_length, the tokens of a block"
-            + (f"; this checkpoint's is {said}" if said else "")
-        )
-    if nature.block_length not in (None, block_length):
-        raise ConfigError(
-            f"generation.block_length={block_length}: expected {nature.block_length}, with which "
-            f"{arguments.model_name_or_path!r} was trained"
-        )
-    if nature.logit_shift:
-        raise ConfigError(
-            "model.logit_shift=true: a block-causal model cannot have shifted logits, the first token of a block "
-            "would be predicted from outside of it; set false, or model.attention=bidirectional"
-        )
-    kernel = model.config._attn_implementation
-    if kernel not in RULES:
-        raise ConfigError(
-            f"model.attn_implementation={kernel!r}: expected {' or '.join(RULES)} for model.attention=block_causal"
-        )
-    return replace(nature, attention="block_causal", block_length=block_length)

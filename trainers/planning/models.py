@@ -22,8 +22,8 @@ from transformers import (
 from trainers.benchmarking.roofline import Costs
 from trainers.benchmarking.shapes import SHAPES, vocabulary_tables
 from trainers.models.adapters import lora_config
+from trainers.models.embedded import EMBEDDED
 from trainers.models.families import MASKED_LM, Nature
-from trainers.models.loading import EMBEDDED
 from trainers.models.smollm2 import SMOLLM2
 from trainers.models.tiny import TINY, TINY_ASSETS
 from trainers.planning.twins import config_of

@@ -11,9 +11,9 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
 from trainers.experiment import load_task
+from trainers.models.embedded import EMBEDDED
 from trainers.models.families import AUTOREGRESSIVE, FAMILIES, family_of, nature_of
 from trainers.models.formats import PromptFormat, declared_ends, settle_format
-from trainers.models.loading import EMBEDDED
 from trainers.models.tiny import build_tokenizer
 from trainers.planning.models import RANDOM
 from trainers.planning.work import Lengths

@@ -18,6 +18,7 @@ from trainers.doctor.own_texts import own_texts
 from trainers.doctor.patient import Patient, admit
 from trainers.doctor.remembering import caches
 from trainers.doctor.training import reload, sft
+from trainers.models.told import block_length_of
 from trainers.settings.config import parse
 from trainers.settings.options import ConfigError
 
@@ -216,6 +217,16 @@ def test_the_table_fits_into_80_columns(capsys):
 
     Console(width=80).print(table([Finding("check", OK, "seen " * 40), Finding("other", FAULT, "x" * 200)]))
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_blocks_are_those_that_the_checkpoint_names(stand_in, tmp_path):
+    """Or its family, or the user."""
+    kind = STAND_INS["sdar"]
+    words = words_of("sdar")[: 2 * len(kind.arguments)]
+    assert admit(str(stand_in("sdar")[0]), words).policy.block_length == kind.block_length
+    assert admit(str(stand_in("sdar")[0]), (*words, "--generation.block_length", "4")).policy.block_length == 4
+    assert block_length_of(str(stand_in("llama")[0])) is None
+    assert block_length_of(str(stand_in("llada2")[0])) == 32 and block_length_of(str(tmp_path)) is None
 
 
 def test_a_patient_is_read_with_the_users_options(stand_in):

@@ -14,13 +14,13 @@ from core.denoisers import ModelDenoiser, UnpaddedDenoiser
 from core.denoisers.attention import block_causal
 from core.denoisers.vocabulary import fill_
 from trainers.models.caching import RULES
+from trainers.models.families import BLOCK_KEYS
 from trainers.models.policy import Policy, embedding_rows
 from trainers.settings.options import ConfigError
 
 LENGTH, PADDING, BLOCK = 12, 3, 4  # tokens of the made-up sequences
 # Of those that are to be longer than what a model sees at a time: at least, at most, and in blocks of its own
 FAR, FARTHEST, BLOCKS = 104, 1024, 3
-BLOCK_KEYS = ("block_length", "block_size", "bd_size")  # of configs; Fast-dLLM v2 (2509.26328) has the last
 POSITION_KEYS = ("max_position_embeddings", "max_sequence_length")
 # Of the logits' standard deviation, root mean square: products of another shape round otherwise, with the same weights
 # by up to 3e-6 in float32 and 0.1 in bfloat16, where experts change with it. Wrong positions made 0.7 and more.
