@@ -7,6 +7,7 @@ reading than the claimed one is clearly better the claim is refused; weights tha
     probing.probed     the policy with what was found out, or an error that says what was seen
     looking            made-up sequences, their logits, and when two of these are the same
     attention          padding, both directions, rules of blocks
+    modes              train mode, which is to be the same function as eval
     shortcuts          what may be left out of a forward: the head elsewhere, what a cache has stored
     text, samples      shift and mask token, by texts that most models know something of
 """

@@ -9,7 +9,6 @@ for them: they need not be edited. One file a kind of gap:
     restoring.py   what only ``__init__`` can compute, lost where a model is built without memory
     failures.py    what does not run all the same, by file, line and versions
     modes.py       a forward that is another function in train mode, run as in eval
-
 """
 
 from trainers.models.remote_code.classes import adapt
