@@ -127,6 +127,10 @@ SLOW = {
     "test_random_weights_are_found_to_be_what_they_are_whatever_the_seed_and_the_dtype": Slow(
         FAMILIES, ("llada2", "sdar")
     ),
+    "trainers/models/real/test_remote_training.py": Slow(FAMILIES),
+    "trainers/models/test_families.py::test_a_model_of_blocks_without_a_cache_is_told_of_wherever_it_is_run": Slow(
+        TRAINS, ("generate.py-exact-1", "generate.py-off-0")
+    ),
     # --- every combination of options
     "trainers/models/test_activation_checkpointing.py::"
     "test_checkpointing_keeps_loss_and_gradients_and_fewer_activations": Slow(

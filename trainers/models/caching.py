@@ -157,8 +157,8 @@ class _SpanLayer(CacheLayerMixin):
 class _Span(Cache):
     """A cache for one forward: reads a memory, keeps what the forward wrote.
 
-    Model files of transformers 4 read more of a cache than its successor has: lengths by other names, and the layers'
-    keys and values by number.
+    Model files of transformers 4 read more of a cache than its successor has: its length by another name (LLaDA2), and
+    a layer's keys and values by number (SDAR).
     """
 
     layers: list[_SpanLayer]
@@ -173,23 +173,8 @@ class _Span(Cache):
         layer = self.layers[layer_idx]
         return layer.keys, layer.values
 
-    @property
-    def key_cache(self) -> list[Tensor | None]:
-        return [layer.keys for layer in self.layers]
-
-    @property
-    def value_cache(self) -> list[Tensor | None]:
-        return [layer.values for layer in self.layers]
-
-    @property
-    def seen_tokens(self) -> int:
-        return self.get_seq_length()
-
     def get_usable_length(self, new_seq_length: int, layer_idx: int = 0) -> int:
         return self.get_seq_length(layer_idx)
-
-    def get_max_cache_shape(self, layer_idx: int = 0) -> None:
-        """No limit."""
 
     def written(self) -> KeyValues:
         keys, values = zip(*(layer.written for layer in self.layers), strict=True)

@@ -111,7 +111,14 @@ def _native(*classes, **changes):
 STAND_INS: dict[str, StandIn] = {
     "llada": _llada(),
     "llada_configured": _llada(configured=True, config={"weight_tying": True}),
-    "llada_moe": StandIn("llada_moe", "<|mask|>", "llada_moe", "LLaDAMoEModelLM", configured=False),
+    "llada_moe": StandIn(
+        "llada_moe",
+        "<|mask|>",
+        "llada_moe",
+        "LLaDAMoEModelLM",
+        configured=False,
+        config={"tie_word_embeddings": False},
+    ),
     "llada2": StandIn("llada2", "<|mask|>", "llada2_moe", "LLaDA2MoeModelLM", configured=False),
     "llada2_tied": StandIn(
         "llada2", "<|other|>", "llada2_moe", "LLaDA2MoeModelLM", config={"tie_word_embeddings": True}

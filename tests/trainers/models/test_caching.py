@@ -226,6 +226,28 @@ def test_a_block_causal_model_must_be_told_who_sees_whom(make, sequences):
         denoiser.logits_at(ids, None, nowhere())
 
 
+def test_a_memory_is_read_as_files_of_transformers_4_read_a_cache(make, sequences):
+    """By its usable length, and layer by layer."""
+    (ids, _), denoiser, seen = sequences, make(), []
+    own = denoiser.model.forward
+
+    def forward(past_key_values=None, **kwargs):
+        if past_key_values is not None:
+            lengths = [past_key_values.get_usable_length(kwargs["input_ids"].size(1), layer) for layer in range(2)]
+            seen.append((lengths, [past_key_values[layer] for layer in range(len(past_key_values))]))
+        return own(past_key_values=past_key_values, **kwargs)
+
+    denoiser.model.forward = forward
+    with denoiser.evaluating():
+        _, memory = run(denoiser, ids, None, columns=slice(PROMPT))
+        run(denoiser, ids, None, memory, columns=slice(PROMPT, None))
+    (first, nothing), (second, stored) = seen
+    assert first == [0, 0] and nothing == [] and second == [PROMPT, PROMPT]
+    assert [tuple(map(id, layer)) for layer in stored] == [
+        (id(keys), id(values)) for keys, values in zip(memory.keys, memory.values, strict=True)
+    ]
+
+
 def test_what_cannot_be_cached_is_refused(make, sequences):
     (ids, mask), denoiser = sequences, make()
     denoiser.attention = "flash_attention_2"

@@ -88,11 +88,15 @@ def test_an_architecture_that_no_denoiser_can_run_is_refused_with_its_reason(arc
         family_of(PretrainedConfig(architectures=[architecture]))
 
 
-def test_files_that_name_the_same_type_of_model_are_kept_apart(stand_in):
+def test_files_that_name_the_same_type_of_model_are_kept_apart(stand_in, monkeypatch):
     """LLaDA's makes itself known as the config of every llada, which LLaDA-MoE calls itself too."""
+    monkeypatch.delitem(CONFIG_MAPPING._extra_content, "llada", raising=False)
     for name in ("llada", "llada_moe", "llada"):
         assert load(name, stand_in(name)[0]).family == name
     assert "llada" not in CONFIG_MAPPING
+    monkeypatch.setitem(CONFIG_MAPPING._extra_content, "llada", type(load("llada", stand_in("llada")[0]).model.config))
+    assert load("llada_moe", stand_in("llada_moe")[0]).family == "llada_moe"
+    assert "llada" in CONFIG_MAPPING  # as whoever loaded it without us left it
 
 
 @every_stand_in

@@ -75,7 +75,7 @@ def more_in_the_real(name, config):
     return {"dream": 3 * width, "sdar": 2 * head, "llada_moe": 2 * head}.get(name, 0) * config.num_hidden_layers
 
 
-@pytest.mark.parametrize("name", STAND_INS)
+@pytest.mark.parametrize("name", [name for name in STAND_INS if name != "a2d"])  # in code of its own
 def test_weights_are_counted_without_the_model(name, stand_in, tmp_path):
     _, model = stand_in(name)
     own = model.config.to_dict() | {"architectures": [STAND_INS[name].architecture or type(model).__name__]}

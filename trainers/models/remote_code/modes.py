@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+OWN = "runs_in_eval"  # attribute of a forward: the one that it stands for
+
 
 def mode_readers(model: nn.Module) -> list[type[nn.Module]]:
     """Classes of a model's modules, torch's own left out, whose forward asks whether it is training, by name."""
@@ -31,18 +33,18 @@ def run_as_in_eval(kind: type[nn.Module]) -> None:
         finally:
             self.training = training
 
-    forward.in_eval_of = own  # pyright: ignore[reportFunctionMemberAccess]
+    setattr(forward, OWN, own)
     kind.forward = forward
 
 
 def run_as_it_is(kind: type[nn.Module]) -> None:
     """Undo `run_as_in_eval`."""
-    kind.forward = kind.forward.in_eval_of  # pyright: ignore[reportFunctionMemberAccess]
+    kind.forward = getattr(kind.forward, OWN)
 
 
 def runs_as_in_eval(kind: type[nn.Module]) -> bool:
     """Whether `run_as_in_eval` was done to a class."""
-    return hasattr(kind.forward, "in_eval_of")
+    return hasattr(kind.forward, OWN)
 
 
 def _names(forward: Callable[..., Any]) -> tuple[str, ...]:

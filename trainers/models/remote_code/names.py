@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedConfig, utils
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
-from transformers.utils import import_utils
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, import_utils
 
 ROPES = "ROPE_INIT_FUNCTIONS"  # of transformers.modeling_rope_utils
 
@@ -32,8 +32,8 @@ def default_rope(config: PretrainedConfig, device: Any = None, **kwargs: Any) ->
 def hosted() -> Iterator[None]:
     """Transformers with the names that model files of transformers 4 import.
 
-    What a file registers of itself is forgotten afterwards: transformers would take its classes for those of every
-    other checkpoint of the same ``model_type``, such as LLaDA's for LLaDA-MoE's.
+    What files register of themselves is out of sight, before and after: transformers would take their classes for
+    those of every other checkpoint of the same ``model_type``, such as LLaDA's for LLaDA-MoE's.
     """
     for module, name, value in (
         (utils, "LossKwargs", LossKwargs),
@@ -45,11 +45,22 @@ def hosted() -> Iterator[None]:
     registers = [register._extra_content for register in (CONFIG_MAPPING, TOKENIZER_MAPPING, *models)]
     before = [dict(register) for register in registers]
     try:
+        for register, known in zip(registers, before, strict=True):
+            _set(register, {key: value for key, value in known.items() if not _brought(key, value)})
         yield
     finally:
         for register, known in zip(registers, before, strict=True):
-            register.clear()
-            register.update(known)
+            _set(register, known)
+
+
+def _set(register: dict[Any, Any], known: dict[Any, Any]) -> None:
+    register.clear()
+    register.update(known)
+
+
+def _brought(*entry: Any) -> bool:
+    """Whether a class in an entry of a register came with a checkpoint."""
+    return any(getattr(part, "__module__", "").startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.") for part in entry)
 
 
 def give_ropes(names: dict[str, Any]) -> None:

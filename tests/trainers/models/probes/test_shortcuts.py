@@ -17,6 +17,7 @@ from trainers.settings.objects import build_generator, build_masking
 @pytest.mark.parametrize("name", ["llada2", "sdar"])
 def test_stored_blocks_give_the_rollouts_that_whole_forwards_give(stand_in, grpo_args, splits, name):
     policy = load(name, stand_in(name)[0])
+    assert policy.calling.stores is not None
     prompts = prompts_of(policy, splits)
     keys, found = draw_keys(len(prompts), torch.Generator().manual_seed(0)), []
     for cache in ("exact", "off"):
