@@ -98,6 +98,7 @@ FAMILIES: dict[str, Family] = {
         ("LLaDA2MoeModelLM",),
         Nature(attention="block_causal", prompt_in_blocks=True),
         mask_tokens=("<|mask|>",),
+        block_length=32,
         tuned_on_turns=True,
     ),
     "dream": Family(  # 2508.15487

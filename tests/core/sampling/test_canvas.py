@@ -201,6 +201,20 @@ def test_a_row_stops_when_nothing_before_its_first_eos_is_masked():
     assert torch.equal(canvas.ids, ids)
 
 
+def test_a_row_stops_at_any_of_several_ends_and_is_filled_with_the_first():
+    states = {
+        "the other end alone": ([0, 1, M, M], [0, 1, EOS, EOS]),
+        "the other end, then EOS": ([1, EOS, 0, M], [1, EOS, 0, EOS]),
+        "a gap before the other end": ([M, 1, M, M], None),
+        "a gap between the two": ([1, M, EOS, M], [1, EOS, EOS, EOS]),
+        "none of them": ([0, M, 0, M], None),
+    }
+    canvas = by_hand([before for before, _ in states.values()])
+    canvas.stop_finished((EOS, 1))
+    assert canvas.ids.tolist() == [before if after is None else after for before, after in states.values()]
+    assert canvas.alive.tolist() == [after is None for _, after in states.values()]
+
+
 def test_columns_are_the_masked_ones_of_the_block_in_order():
     canvas = by_hand([[M, M, 0, M, M, 1], [0, 1, M, 0, M, M], [1, 1, M, M, M, 1]], slice(2, 6))
     assert canvas.columns(2).tolist() == [[3, 4], [2, 4], [2, 3]]
