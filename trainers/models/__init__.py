@@ -1,7 +1,7 @@
 """How a name becomes a policy.
 
     loading.py     `load_policy`: a name or directory -> model, tokenizer, mask token, attention rule
-    told.py        what the user says of it; explaining.py: what goes wrong, in one line; embedded.py: names without a hub
+    told.py        what the user says of it; explaining.py: what goes wrong, in one line; embedded.py: known names
     families.py    one record a family of models; probes: what a model is, seen by running it; policy.py: `Policy`
     tiny.py, smollm2.py   models without a hub; remote_code: code that a checkpoint brings along
     native/        checkpoints whose files are an architecture of transformers under other names

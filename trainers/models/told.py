@@ -21,7 +21,8 @@ def block_length_of(name: str, attention: str | None = None) -> int | None:
     """
     try:
         entries = read_entries(place_of(name))
-        told = PretrainedConfig(architectures=entries.get("architectures"), **{SETTLED: entries.get(SETTLED)})
+        told = PretrainedConfig(architectures=entries.get("architectures"))
+        setattr(told, SETTLED, entries.get(SETTLED))
         _, family = family_of(told)
         blocks = (attention or nature_of(told, family).attention) == "block_causal"
     except (OSError, ValueError, TypeError):
