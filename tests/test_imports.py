@@ -12,7 +12,8 @@ from paths import REPO
 
 OURS = ("core", "trainers", "scripts")
 STANDARD = set(sys.stdlib_module_names)
-LEARNING = {"accelerate", "datasets", "peft", "safetensors", "tokenizers", "torch", "transformers", "trl"}
+LEARNING = {"accelerate", "datasets", "huggingface_hub", "peft", "safetensors", "tokenizers", "torch", "transformers"}
+LEARNING |= {"trl"}
 PLUMBING = {"jaxtyping", "lm_eval", "math_verify", "matplotlib", "numpy", "rich", "tqdm", "yaml"}
 
 TASK_FOLDERS = {"word_problems", "countdown", "sudoku", "math", "code"}

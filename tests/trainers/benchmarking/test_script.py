@@ -105,8 +105,8 @@ def test_loss_writes_every_form(benchmark, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "mode '': expected one of rollout, loss, train, init"),
-        (["dance"], "mode 'dance': expected one of rollout, loss, train, init"),
+        ([], "mode '': expected one of rollout, loss, train, code, init"),
+        (["dance"], "mode 'dance': expected one of rollout, loss, train, code, init"),
         (["rollout", "--block_length", "5"], "--block_length 5: expected a divisor"),
         (["rollout", "--steps", "3"], "--steps 3: expected a multiple of the number of blocks, 8"),
         (["rollout", "--temperature", "-1"], "--temperature -1.0: expected at least 0"),

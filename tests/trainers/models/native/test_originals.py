@@ -81,7 +81,7 @@ def test_an_adapter_gets_the_names_of_the_original_s_modules(written, tmp_path, 
     with torch.no_grad():
         for key, weight in adapted.named_parameters():
             if "lora_" in key:
-                weight.copy_(torch.randn(weight.shape, generator=noise))
+                weight.copy_(torch.randn(weight.shape, generator=noise) * 0.1)
     record = original_record(replace(policy, model=adapted))
     save_original_adapter(adapted, record, str(directory), tmp_path / "adapter")
     added = load_file(tmp_path / "adapter" / "adapter_model.safetensors")

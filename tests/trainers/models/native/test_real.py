@@ -12,7 +12,6 @@ from transformers import AutoTokenizer, PretrainedConfig
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from core.denoisers.attention import block_causal
-from trainers.models import remote_code
 from trainers.models.adapters import lora_config
 from trainers.models.loading import load_policy
 from trainers.models.native.known import NATIVES
@@ -113,7 +112,6 @@ def test_original_names_come_back_bit_for_bit(real, tmp_path):
 @needed
 def test_tokens_are_those_of_the_file_s_own_tokenizer(real):
     policy = read(real, probe=False)
-    remote_code.fill_gaps()
     own = AutoTokenizer.from_pretrained(real.path, trust_remote_code=True, config=PretrainedConfig())
     coded = "auto_map" in get_tokenizer_config(str(real.path))
     assert type(own).__module__.startswith("transformers_modules") == coded
