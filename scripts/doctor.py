@@ -14,7 +14,9 @@ from pathlib import Path
 from rich.console import Console
 
 from trainers.commands import OptionParser, main_or_one_line, make_folder
+from trainers.doctor.small import written
 from trainers.settings.options import ConfigError
+from trainers.settings.parser import read
 
 USAGE = "doctor.py MODEL [options] [--section.key VALUE ...]"
 
@@ -32,6 +34,8 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"expected one MODEL, got {leading}; call: {USAGE}")
     if options.json is not None:
         make_folder("--json", options.json, options.json.parent)
+    with written(leading[0], block_length=None) as path:
+        read([path, *words])
 
     # only now: these take seconds to import, which a typo does not wait for
     from trainers.doctor.examination import examine, to_start_from

@@ -76,6 +76,7 @@ def test_a_typo_is_refused_before_anything_heavy_is_imported(command, config, wo
         ("benchmark", ["rollout", "--shape", "9B"]),
         ("compare", ["one.json"]),
         ("compare_estimators", ["--selection", "luck"]),
+        ("doctor", ["tiny", *WRONG_KEY]),
         ("leaderboard", ["nowhere.yaml"]),
         ("plot_schedules", ["--steps", "many"]),
     ],
@@ -88,4 +89,6 @@ def test_commands_without_a_config_refuse_a_typo_as_early(command, words):
 
 
 def test_every_command_is_covered():
-    assert {*BEFORE, "benchmark", "compare", "compare_estimators", "leaderboard", "plot_schedules"} == set(COMMANDS)
+    assert {*BEFORE, "benchmark", "compare", "compare_estimators", "doctor", "leaderboard", "plot_schedules"} == set(
+        COMMANDS
+    )

@@ -1,19 +1,14 @@
 """The checkpoint under examination, with the options of the small runs that are made with it."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from core.alpha_schedule import AlphaSchedule
 from core.generator import DiffusionGenerator
 from core.masking_strategy import DiffusionMaskingStrategy
 from core.trajectory import Trajectory
 from trainers.distributed.randomness import generator_at
+from trainers.doctor.small import canvas_of, written
 from trainers.models.loading import load_policy
 from trainers.models.policy import Policy
 from trainers.models.probes.looking import Examiner, Margin
@@ -24,7 +19,6 @@ from trainers.settings.config import ExperimentConfig, parse
 from trainers.settings.model import ModelArguments
 from trainers.settings.parser import read
 
-CANVAS = 16  # tokens of a bidirectional model's canvas; a block-causal one gets two blocks or more
 PROMPTS = (
     "Tom has 12 apples and buys 7 more at the shop. How many apples does Tom have now?\nAnswer:",
     "Ann has 8 books and gives 3 of them to Ben. How many books does Ann have left?\nAnswer:",
@@ -32,19 +26,6 @@ PROMPTS = (
     "Eva has 5 cups.",
 )
 ANSWERS = (" 19", " 5", " 12", " 5")
-# of the runs that a check-up makes; the user's own options come after them
-SMALL_TRAINING = {
-    "max_steps": 3,
-    "per_device_train_batch_size": 4,
-    "per_device_eval_batch_size": 4,
-    "gradient_accumulation_steps": 1,
-    "learning_rate": 1e-4,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "eval_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
-}
 
 
 @dataclass(frozen=True)
@@ -76,7 +57,7 @@ class Patient:
         Raises:
             ConfigError: options of the user that do not fit.
         """
-        with written(self.name, self.policy.block_length, trainer, training) as path:
+        with written(self.name, self.policy.block_length, trainer, **training) as path:
             return parse([path, *self.words])
 
     def write(self, prompts: list[list[int]], length: int, schedule: AlphaSchedule, **options: Any) -> Trajectory:
@@ -105,27 +86,6 @@ class Patient:
         return self.policy.tokenizer(list(PROMPTS))["input_ids"]
 
 
-def canvas_of(block_length: int | None) -> int:
-    """`CANVAS`, or the whole number of blocks, at least two, that is nearest below it."""
-    return CANVAS if block_length is None else block_length * max(2, CANVAS // block_length)
-
-
-@contextmanager
-def written(name: str, block_length: int | None, trainer: str, training: dict[str, Any]) -> Iterator[str]:
-    """A config file of a small run, for as long as it is read; its path."""
-    canvas = canvas_of(block_length)
-    document = {
-        "trainer": trainer,
-        "model": {"name_or_path": name},
-        "generation": {"max_completion_length": canvas, "steps": canvas, "block_length": block_length},
-        "training": SMALL_TRAINING | training,
-    }
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "doctor.yaml"
-        path.write_text(yaml.safe_dump(document))
-        yield str(path)
-
-
 def admit(name: str, words: tuple[str, ...]) -> Patient:
     """Load a checkpoint as scripts/train.py would.
 
@@ -136,10 +96,10 @@ def admit(name: str, words: tuple[str, ...]) -> Patient:
     Raises:
         ConfigError: bad options, or a checkpoint that cannot be loaded or is not what it is said to be.
     """
-    with written(name, None, "sft", {}) as path:
+    with written(name, None) as path:
         values = read([path, *words]).values
         block_length = values.get("block_length") or block_length_of(name, values.get("attention"))
-    with written(name, block_length, "sft", {}) as path:
+    with written(name, block_length) as path:
         config = parse([path, *words])
     arguments, task, examiner = config.model, config.task, Examiner(name)
     policy = load_policy(

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from trainers.models.families import FAMILIES, Nature
 from trainers.models.formats import settle_format
-from trainers.saving.originals import TOKENIZER, keep_originals
+from trainers.saving.kept_files import TOKENIZER, keep_originals
 
 QUESTION = "Ann has 8 books.\nAnswer:"
 # tokenizer -> family, where its template is, what ends its turns, what a prompt begins with

@@ -20,7 +20,7 @@ NO_CPU = "flash_attn_with_kvcache"  # of the package that its forward calls
 
 
 def remote(real, **more):
-    arguments = ModelArguments(str(real.path), trust_remote_code=True, **more)
+    arguments = ModelArguments(str(real.path), trust_remote_code=True, code="remote", **more)
     return load_policy(arguments, block_length=real.block_length)
 
 

@@ -16,7 +16,7 @@ FAMILY = ("llada", "llada_moe", "dream", "sdar", "sdar_moe", "trado", "llada2", 
 
 
 def loaded(path, real, **more):
-    arguments = ModelArguments(str(path), trust_remote_code=True, **more)
+    arguments = ModelArguments(str(path), trust_remote_code=True, code="remote", **more)
     return load_policy(arguments, block_length=real.block_length)
 
 

@@ -72,21 +72,23 @@ def test_an_export_has_the_files_that_its_base_came_with(base, tmp_path):
     assert (exported / "generation_config.json").read_bytes() == (directory / "generation_config.json").read_bytes()
     plain = AutoTokenizer.from_pretrained(exported, trust_remote_code=True)
     assert plain.mask_token == standins.STAND_INS[name].mask, "plain transformers knows what hides a token"
-    first, again = (load_policy(ModelArguments(str(path), trust_remote_code=True)) for path in (directory, exported))
+    first, again = (
+        load_policy(ModelArguments(str(path), trust_remote_code=True, code="remote")) for path in (directory, exported)
+    )
     assert_same_policy(first, again)
 
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
 def test_what_a_trainer_saves_has_them_too(base, make_sft, splits, tmp_path, adapter):
     name, directory = base
-    arguments = ModelArguments(str(directory), trust_remote_code=True, use_peft=adapter)
+    arguments = ModelArguments(str(directory), trust_remote_code=True, code="remote", use_peft=adapter)
     policy = load_policy(arguments)
     lora = lora_config(arguments, policy.model)
     trainer = make_sft(policy=policy, train=splits["train"].select(range(8)), peft_config=lora)
     trainer.save_model(str(tmp_path / "saved"))
     assert_kept(directory, tmp_path / "saved", name)
     assert (tmp_path / "saved" / f"modeling_{name}.py").is_file() != adapter
-    again = load_policy(ModelArguments(str(tmp_path / "saved"), trust_remote_code=True))
+    again = load_policy(ModelArguments(str(tmp_path / "saved"), trust_remote_code=True, code="remote"))
     assert_same_policy(policy, again)
 
 
@@ -95,7 +97,7 @@ def test_a_mask_token_that_the_user_chose_is_named_in_what_is_saved(make_base, t
     (tmp_path / "c.yaml").write_text("trainer: sft\n")
     named = ["--model.name_or_path", make_base("llada")]
     fork("export.py", "c.yaml", *named, *told, "--output", tmp_path / "exported", cwd=tmp_path)
-    again = load_policy(ModelArguments(str(tmp_path / "exported"), trust_remote_code=True, probe=False))
+    again = load_policy(ModelArguments(str(tmp_path / "exported"), trust_remote_code=True, code="remote", probe=False))
     assert again.tokenizer.mask_token == "<|im_start|>"
 
 
