@@ -5,10 +5,12 @@ the same one. For those a small trained model is measured, and `widen` gives it 
 the padding token's, which training has taught it never to write, so its text stays and the cost is the large one's.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trainers.models.loading import load_policy
@@ -72,7 +74,16 @@ def random_policy(
     )
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return Policy(model.eval(), tokenizer)
+    return Policy(model.eval(), filled(tokenizer, vocabulary))
+
+
+def filled(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> PreTrainedTokenizerBase:
+    """The tokenizer with a token for every row of a model: a row without one would never be predicted."""
+    pieces = json.loads(tokenizer.backend_tokenizer.to_str())
+    pieces["model"]["vocab"] |= {f"[row {row}]": row for row in range(len(tokenizer), vocabulary)}
+    backend = Tokenizer.from_str(json.dumps(pieces))
+    side = tokenizer.padding_side
+    return type(tokenizer)(tokenizer_object=backend, padding_side=side, **tokenizer.special_tokens_map)
 
 
 def saved_policy(
