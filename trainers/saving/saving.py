@@ -1,6 +1,9 @@
 """What both trainers write beside weights, so that a saved directory can be read by itself."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -15,6 +18,23 @@ from trainers.models.policy import Policy
 from trainers.saving.kept_files import keep_originals
 from trainers.saving.model_card import write_card
 from trainers.saving.provenance import Provenance
+
+
+@contextmanager
+def adapter_alone(model: nn.Module) -> Iterator[None]:
+    """Meanwhile an adapter is saved without the table of tokens, which nobody trains.
+
+    peft would read the base model's config to see whether the table has grown: of a natively read one it is that of
+    another class, whose sizes and values are not those in memory.
+    """
+    if not isinstance(model, PeftModel):
+        yield
+        return
+    vars(model)["save_pretrained"] = partial(model.save_pretrained, save_embedding_layers=False)
+    try:
+        yield
+    finally:
+        del vars(model)["save_pretrained"]
 
 
 class SelfContained(TrainerBehind):
@@ -32,11 +52,12 @@ class SelfContained(TrainerBehind):
     trainer_name: str  # of `Provenance.trainer`
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        model = self.accelerator.unwrap_model(self.model)
+        with adapter_alone(model):
+            super()._save(output_dir, state_dict)
         if not self.args.should_save:
             return
         directory = Path(output_dir or self.args.output_dir)
-        model = self.accelerator.unwrap_model(self.model)
         if isinstance(model, PeftModel):
             if not directory.name.startswith(PREFIX_CHECKPOINT_DIR):  # a resumed run needs the reference, nobody else
                 rmtree(directory / REFERENCE, ignore_errors=True)

@@ -12,6 +12,7 @@ from watching import LORA
 from core.masking_strategy import sync_masking_with_nelbo
 from core.sampling import draw_keys
 from trainers.faults.endings import RunError
+from trainers.models.adapters import lora_config
 from trainers.models.loading import load_policy
 from trainers.rollouts import roll_out
 from trainers.settings.model import ModelArguments
@@ -100,6 +101,22 @@ def test_two_ranks_with_sharded_weights_train_as_one_process(policy_of, make_grp
     (one,), two = (train_and_save(make, processes, tmp_path) for processes in (1, 2))
     agree(one, two)
     assert any(entry["grad_norm"] > 0 for entry in one["logs"])
+
+
+@pytest.mark.parametrize(("name", "entries"), [("llada_moe", {"norm_topk_prob": None}), ("llada", {}), ("dream", {})])
+def test_an_adapter_is_saved_alone_whatever_the_config_of_its_original_says(
+    tokenizer, make_sft, tmp_path, name, entries
+):
+    """Of LLaDA-MoE it has a value that transformers' class refuses, of LLaDA fewer tokens than the table has rows."""
+    directory = tmp_path / "original"
+    originals.write(name, tokenizer, directory, **entries)
+    policy = load_policy(ModelArguments(str(directory), use_peft=True))
+    trainer = make_sft(policy=policy, peft_config=lora_config(ModelArguments(use_peft=True), policy.model))
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    assert all(".lora_" in key for key in load_file(tmp_path / "saved" / "adapter_model.safetensors"))
+    again = load_policy(ModelArguments(str(tmp_path / "saved")))
+    assert again.family == policy.family
 
 
 # ---- experts, which transformers writes apart and keeps as one ---------------------------------------------------
