@@ -45,11 +45,9 @@ def called(policy: Policy) -> Finding:
         slow.append("it ignores masks: one forward for every length of prompt")
     if not calling.head:
         slow.append("its head is run on all positions")
-    if calling.stores is None:
-        slow.append("it stores no keys and values: no cache")
     if slow:
         return Finding("called", NOTE, "; ".join(slow))
-    return Finding("called", OK, "padding masked, head on chosen positions, keys and values can be kept")
+    return Finding("called", OK, "padding masked, head on chosen positions")
 
 
 def special_tokens(patient: Patient) -> Iterator[Finding]:

@@ -187,8 +187,8 @@ def test_spare_rows_and_detours_are_notes(patient):
     well = patient("llama")
     well.policy.model.resize_token_embeddings(len(well.policy.tokenizer) + 5)
     assert outcomes(special_tokens(well))["spare rows"] == NOTE
-    slow = replace(well.policy, calling=replace(well.policy.calling, head=False, stores=None))
-    assert called(slow).outcome == NOTE and "head" in called(slow).seen and "no cache" in called(slow).seen
+    slow = replace(well.policy, calling=replace(well.policy.calling, head=False, padding="none"))
+    assert called(slow).outcome == NOTE and "head" in called(slow).seen and "every length" in called(slow).seen
 
 
 def test_memory_that_nothing_fits_into_is_a_note(patient, monkeypatch):
