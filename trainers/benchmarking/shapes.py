@@ -11,7 +11,13 @@ from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from trainers.models.loading import load_policy
 from trainers.models.policy import Policy
@@ -79,6 +85,7 @@ def random_policy(
 
 def filled(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> PreTrainedTokenizerBase:
     """The tokenizer with a token for every row of a model: a row without one would never be predicted."""
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)  # built here or by a task
     pieces = json.loads(tokenizer.backend_tokenizer.to_str())
     pieces["model"]["vocab"] |= {f"[row {row}]": row for row in range(len(tokenizer), vocabulary)}
     backend = Tokenizer.from_str(json.dumps(pieces))
