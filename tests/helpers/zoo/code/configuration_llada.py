@@ -16,4 +16,4 @@ class LLaDAConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
-AutoConfig.register("llada", LLaDAConfig)
+AutoConfig.register(LLaDAConfig.model_type, LLaDAConfig)

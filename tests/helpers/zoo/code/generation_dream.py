@@ -33,6 +33,6 @@ class DreamGenerationMixin:
         ids = nn.functional.pad(inputs, (0, max_new_tokens), value=mask)
         for _ in range(max_new_tokens):
             logits = self(ids, "full").logits
-            logits = torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
+            logits = logits[:, [0, *range(ids.size(1) - 1)]]
             ids = torch.where(ids == mask, logits.argmax(dim=-1), ids)
         return ids

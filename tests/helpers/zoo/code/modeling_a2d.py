@@ -44,7 +44,7 @@ class A2DQwen3LMHeadModel(transformers.Qwen3ForCausalLM):
     config_class = A2DQwen3Config
 
     def __init__(self, config):
-        transformers.Qwen3PreTrainedModel.__init__(self, config)
+        super(transformers.Qwen3ForCausalLM, self).__init__(config)
         self.model = A2DQwen3Model(config)
         for layer in self.model.layers:
             layer.self_attn.is_causal = False
@@ -53,5 +53,5 @@ class A2DQwen3LMHeadModel(transformers.Qwen3ForCausalLM):
         self.post_init()
 
 
-transformers.AutoConfig.register("a2d-qwen3", A2DQwen3Config)
-transformers.AutoModel.register(A2DQwen3Config, A2DQwen3LMHeadModel)
+transformers.AutoConfig.register(A2DQwen3Config.model_type, A2DQwen3Config)
+transformers.AutoModel.register(A2DQwen3Config, model_class=A2DQwen3LMHeadModel)

@@ -123,4 +123,4 @@ class LLaDAModelLM(PreTrainedModel):
             self.model.transformer.ff_out = self.model.transformer.wte
 
 
-AutoModel.register(LLaDAConfig, LLaDAModelLM)
+AutoModel.register(LLaDAConfig, model_class=LLaDAModelLM)

@@ -36,7 +36,7 @@ class DreamTokenizer(PreTrainedTokenizer):
         return len(self.encoder)
 
     def get_vocab(self):
-        return dict(self.encoder, **self.added_tokens_encoder)
+        return self.encoder | self.added_tokens_encoder
 
     def _tokenize(self, text, **kwargs):
         return self.pieces.encode(text).tokens
