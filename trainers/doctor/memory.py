@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from trainers.benchmarking.steps import FULL, LORA
 from trainers.doctor.findings import NOT_RUN, NOTE, OK, Finding
 from trainers.doctor.patient import Patient
-from trainers.models.embedded import EMBEDDED
+from trainers.models.embedded import place_of
 from trainers.planning.budgets import find_budget
 from trainers.planning.derived import compute_dtype
 from trainers.planning.machines import Given, asked_for, find_machines
@@ -35,7 +35,6 @@ def memory(patient: Patient, gpus: str) -> Iterator[Finding]:
 
 def planned(patient: Patient, gpus: str) -> Finding:
     """The smallest way that fits, of all weights trained and of an adapter."""
-    place = str(EMBEDDED[patient.name]()) if patient.name in EMBEDDED else patient.name
     asked = asked_for(gpus, NOTHING_GIVEN)
     words = ["--model.name_or_path", patient.name, "--model.dtype", "bfloat16"]
     if patient.policy.block_length is not None:
@@ -46,7 +45,9 @@ def planned(patient: Patient, gpus: str) -> Finding:
     dtype, _ = compute_dtype(config, asked.cpu)
     machines = find_machines(asked, NOTHING_GIVEN, PER_NODE, dtype)
     lengths, _ = find_lengths(config, patient.name, None, None, measured=False)
-    plan = make_plan(config, find_model(place, config.model), machines, find_budget("1steps"), lengths, None, None)
+    plan = make_plan(
+        config, find_model(place_of(patient.name), config.model), machines, find_budget("1steps"), lengths, None, None
+    )
     parts, fits = [], False
     for trained in (FULL, LORA):
         way = choose(plan.ways, trained)

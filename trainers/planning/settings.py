@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
 from trainers.experiment import load_task
-from trainers.models.embedded import EMBEDDED
+from trainers.models.embedded import EMBEDDED, place_of
 from trainers.models.families import AUTOREGRESSIVE, FAMILIES, family_of, nature_of
 from trainers.models.formats import PromptFormat, declared_ends, settle_format
 from trainers.models.tiny import build_tokenizer
@@ -100,7 +100,7 @@ def _prompt_lengths(config: ExperimentConfig, model: str) -> list[int]:
     if not here:
         return []
     _, splits = load_task(config.task)
-    prompts, path = list(splits["train"]["prompt"][:PROMPTS]), str(EMBEDDED[model]()) if model in EMBEDDED else model
+    prompts, path = list(splits["train"]["prompt"][:PROMPTS]), place_of(model)
     if model.lower() == RANDOM:
         tokenizer = train_tokenizer(splits["train"])
     else:

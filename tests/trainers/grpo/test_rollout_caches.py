@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from loud import loud_llama
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from core.alpha_schedule import AlphaSchedule
 from core.denoisers import Denoiser
@@ -29,24 +30,7 @@ BY_STEP = [kind for kind, sampler in SAMPLERS.items() if not sampler.solves]
 
 @pytest.fixture(scope="module")
 def model() -> LlamaForCausalLM:
-    """Random weights, large enough that distributions are far from uniform."""
-    config = LlamaConfig(
-        vocab_size=V,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        is_causal=False,
-        use_cache=False,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.mul_(4 if parameter.ndim > 1 else 1)
-    return made
+    return loud_llama(V)
 
 
 class Counting:

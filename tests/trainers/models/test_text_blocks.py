@@ -3,8 +3,8 @@ texts in blocks, wherever their prompts end."""
 
 import pytest
 import torch
+from loud import loud_llama
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from core.denoisers.attention import block_causal
 from core.denoisers.denoiser import tempered_logps
@@ -30,23 +30,7 @@ every_sampler = pytest.mark.parametrize("kind", SAMPLERS)
 
 @pytest.fixture(scope="module")
 def denoiser() -> CachedModelDenoiser:
-    """Random weights, large enough that distributions are far from uniform."""
-    config = LlamaConfig(
-        vocab_size=V,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        is_causal=False,
-        use_cache=False,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4 if parameter.ndim > 1 else 1)
+    model = loud_llama(V)
     embedding = model.get_input_embeddings()
     return CachedModelDenoiser(
         model, MASK, head=model.lm_head, embedding=embedding, block_length=BLOCK, prompt_in_blocks=True
