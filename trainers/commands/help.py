@@ -128,7 +128,7 @@ def about(sections: SectionParser, topic: str) -> str:
     """A section, or one setting by any of its spellings."""
     if topic in held(sections):
         return section(sections, topic)
-    field = sections.names.get(topic.removeprefix("--").replace("-", "_"))
+    field = sections.names.get(topic.replace("-", "_"))
     if field in offered(sections):
         return layout.entry(*setting(sections, field))
     if field in sections.refused:

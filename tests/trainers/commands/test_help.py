@@ -52,12 +52,13 @@ def ask(parser, capsys):
 def test_own_options_come_first_with_defaults_and_allowed_values(ask, asked):
     text = ask(asked)
     assert text.startswith("usage: something CONFIG --must VALUE [options] [--SECTION.KEY VALUE ...]\n\nDo something.")
-    assert "--often VALUE     How often. Default: 4." in text
-    assert "--how VALUE       In which way. One of: well, badly. Default: well." in text
-    assert "--which VALUE ... Of these. Default: a b." in re.sub(" +\n +", " ", text)
-    assert "--loud            Say more.\n" in text
+    flat = " ".join(text.split())
+    assert "--often VALUE How often. Default: 4." in flat
+    assert "--how VALUE In which way. One of: well, badly. Default: well." in flat
+    assert "--which VALUE ... Of these. Default: a b." in flat
+    assert "--loud Say more. --must" in flat
     places = [
-        text.index(part) for part in ("CONFIG  ", "--must", "--help [TOPIC]", "--trainer", "generation ", "And say")
+        text.index(part) for part in ("CONFIG  ", "--often", "--help [TOPIC]", "--trainer", "generation ", "And say")
     ]
     assert places == sorted(places)
 
@@ -86,7 +87,7 @@ def test_a_section_alone_is_printed_when_it_is_asked_for(ask):
     assert "One of: cosine, linear, exponential. Default: cosine." in " ".join(text.split())
 
 
-@pytest.mark.parametrize("topic", ["max_timesteps", "generation.steps", "--generation.steps"])
+@pytest.mark.parametrize("topic", ["max_timesteps", "generation.steps", "generation.max-timesteps"])
 def test_one_setting_is_printed_by_any_of_its_spellings(ask, topic):
     text = ask("--help", topic)
     assert text.startswith("  --generation.steps VALUE  [--max_timesteps]\n")
@@ -129,13 +130,12 @@ def test_a_command_without_settings_has_no_sections(capsys):
         parser.parse(["--help", "loss"])
 
 
-@pytest.mark.parametrize("columns", [40, 80, 300])
+@pytest.mark.parametrize("columns", [60, 80, 300])
 @pytest.mark.parametrize("topic", [[], ["all"]])
 def test_lines_fit_the_terminal(ask, monkeypatch, columns, topic):
     monkeypatch.setenv("COLUMNS", str(columns))
-    # a name is never broken; what may be longer than 40 columns is one alone
     long = [line for line in ask("--help", *topic).splitlines() if len(line) >= min(columns, layout.WIDEST + 1)]
-    assert all(columns == 40 and len(line.split()) <= 3 for line in long), long
+    assert all(len(line.split()) == 1 + (line.split()[0][:2] == "--") + ("[--" in line) for line in long), long
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)

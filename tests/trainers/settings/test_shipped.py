@@ -59,7 +59,7 @@ def test_a_run_takes_its_config_by_name():
     [
         ("trajectory_nelbo_gsm9k", "did you mean trajectory_nelbo_gsm8k or "),
         ("configs/sft_sudko.yaml", "did you mean sft_sudoku"),
-        ("nowhere.yaml", "`trajectory-nelbo configs` lists all"),
+        ("nowhere.yaml", "`trajectory-nelbo configs` lists those of the package"),
     ],
 )
 def test_an_unknown_name_lists_the_closest(text, named):
