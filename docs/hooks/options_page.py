@@ -1,6 +1,6 @@
 """The page of all options, from the dataclasses that declare them, read without importing torch.
 
-    page()    the text of docs/options.md: by section, with default, allowed values, meaning and origin
+page()    the text of docs/options.md: by section, with default, allowed values, meaning and origin
 """
 
 from dataclasses import dataclass
@@ -85,7 +85,10 @@ def _origins() -> dict[str, str]:
 
 
 def _table(found: list[Row]) -> str:
-    lines = ["| option | type, allowed values | default | meaning | trainers | declared by |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| option | type, allowed values | default | meaning | trainers | declared by |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in sorted(found, key=lambda row: row.origin != OURS):
         option = row.option
         name = f'<a id="{dotted(option)}"></a>`{dotted(option)}`'

@@ -79,7 +79,12 @@ def elsewhere() -> dict[str, str]:
 
 def recipes() -> str:
     """The page that lists the recipes, by their titles."""
-    lines = ["# Recipes", "", "A recipe is a config for one model on one kind of machine, with the source of each number.", ""]
+    lines = [
+        "# Recipes",
+        "",
+        "A recipe is a config for one model on one kind of machine, with the source of each number.",
+        "",
+    ]
     for file, site in elsewhere().items():
         if RECIPES in file:
             title = (REPO / file).read_text(encoding="utf-8").lstrip("# ").partition("\n")[0]
