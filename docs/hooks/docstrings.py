@@ -1,6 +1,7 @@
-"""Griffe extension: two habits of this project's docstrings, put as griffe and Markdown read them.
+"""Griffe extension: habits of this project's docstrings, put as griffe and Markdown read them.
 
 - Arguments of one kind share a line (``low, high: ends of the range``); griffe looks for an argument of that name.
+- What stands for a keyword of ``**kwargs`` is described beside the others; griffe wants it in a section of its own.
 - A trainer lists the methods that it redefines, a line each (``name (Class): what for``); Markdown joins such lines.
 """
 
@@ -9,27 +10,54 @@ from typing import Any
 
 import griffe
 
-SECTION = re.compile(r"^(?:Args|Attributes):\n(?:(?: +.*)?(?:\n|$))+", re.MULTILINE)
-SHARED = re.compile(
-    r"^(?P<indent> +)(?P<names>\*{0,2}\w+(?:, \*{0,2}\w+)+):(?P<text>.*(?:\n(?P=indent) +.*)*)", re.MULTILINE
-)
+SECTION = re.compile(r"^(?P<title>Args|Attributes):\n(?P<entries>(?:(?: +.*)?(?:\n|$))+)", re.MULTILINE)
+ENTRY = re.compile(r"^ {4}(?P<names>\S[^:(]*?)(?P<rest>(?: \(.*\))?:.*\n?(?:(?: {5,}.*)?(?:\n|$))*)", re.MULTILINE)
 REDEFINED = re.compile(r"^(\w+) \((\w+)\): ", re.MULTILINE)
 
 
 class Docstrings(griffe.Extension):
-    """Rewrites every docstring before it is parsed."""
+    """Rewrites every docstring of a package before it is parsed."""
 
-    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        """Called by griffe for each function, class, attribute and module."""
-        if obj.docstring is not None:
-            obj.docstring.value = rewrite(obj.docstring.value)
-
-
-def rewrite(docstring: str) -> str:
-    """The docstring with an entry an argument, and redefined methods as a list."""
-    docstring = SECTION.sub(lambda section: SHARED.sub(_entries, section[0]), docstring)
-    return REDEFINED.sub(r"- `\1` (`\2`): ", docstring)
+    def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
+        """Called by griffe when a package has been read."""
+        rewrite_below(pkg)
 
 
-def _entries(line: re.Match) -> str:
-    return "\n".join(f"{line['indent']}{name}:{line['text']}" for name in line["names"].split(", "))
+def rewrite_below(parent: griffe.Object) -> None:
+    """Rewrite the docstrings of an object and of what is defined in it."""
+    if parent.docstring is not None:
+        parent.docstring.value = rewrite(parent.docstring.value, keywords(parent))
+    for member in parent.members.values():
+        if isinstance(member, griffe.Object):
+            rewrite_below(member)
+
+
+def keywords(described: griffe.Object) -> set[str] | None:
+    """The named arguments of something that takes any keyword besides; None: it takes no others."""
+    if not isinstance(described, griffe.Class | griffe.Function):
+        return None
+    kinds = {argument.kind for argument in described.parameters}
+    open_ended = griffe.ParameterKind.var_keyword in kinds
+    return {argument.name for argument in described.parameters} if open_ended else None
+
+
+def rewrite(docstring: str, named: set[str] | None = None) -> str:
+    """The docstring with an entry an argument, keywords apart, and redefined methods as a list.
+
+    Args:
+        docstring: without the indentation of the code.
+        named: the arguments, where any other keyword is taken as well.
+    """
+
+    def section(match: re.Match) -> str:
+        entries = [
+            (name, f"    {name}{entry['rest'].rstrip()}\n")
+            for entry in ENTRY.finditer(match["entries"])
+            for name in entry["names"].split(", ")
+        ]
+        own = [text for name, text in entries if named is None or name.lstrip("*") in named]
+        others = [text for name, text in entries if text not in own]
+        apart = ["\nKeyword Args:\n", *others] if others else []
+        return "".join([f"{match['title']}:\n", *own, *apart, "\n"])
+
+    return REDEFINED.sub(r"- `\1` (`\2`): ", SECTION.sub(section, docstring))

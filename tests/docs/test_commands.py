@@ -1,9 +1,9 @@
 """Every command that a text shows is read by its own parser, and the first of each kind is run with small sizes.
 
 All ```bash blocks go through bash (tests/helpers/recorded.py). Each command of this project in them is started, with
-its config, up to the point where it would begin to work (tests/helpers/shown.py). Of train the first one for each
-config is then run, of the others the first one each; tests/helpers/shortened.py has the sizes, and the reasons of those
-that cannot run here.
+its config, up to the point where it would begin to work (tests/helpers/shown.py). Then the first one of each kind is
+run: of train one for each config, of the others one each. tests/helpers/shortened.py has the sizes, and the reasons of
+those that cannot run here.
 """
 
 import pytest

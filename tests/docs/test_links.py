@@ -1,4 +1,4 @@
-"""Links of README, docs and recipes lead to files and headings that are there; no text names a place of one machine."""
+"""Links of README, docs and recipes lead to files and headings that are there; no text names a machine's folders."""
 
 import re
 from pathlib import Path
@@ -41,7 +41,8 @@ def test_relative_links_and_anchors_are_there():
 
 
 def test_a_broken_link_is_found():
-    text = "# A title: `code`, [x](docs/index.md)\n[a](#a-title-code-x) [b](#nowhere) ![c](gone.png) [d](docs/index.md#nowhere)\n"
+    text = "# A title: `code`, [x](docs/index.md)\n"
+    text += "[a](#a-title-code-x) [b](#nowhere) ![c](gone.png) [d](docs/index.md#nowhere)\n"
     text += "`[in code](gone.md)` [e](https://example.org/gone) [f](../outside.md) [g](docs/options.md#loss)\n"
     assert broken(REPO / "README.md", text) == ["#nowhere", "gone.png", "docs/index.md#nowhere", "../outside.md"]
 

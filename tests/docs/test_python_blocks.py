@@ -25,6 +25,7 @@ LACKING = {
     ".replay_step(": "the batch of a step that failed",
     "push_to_hub": "an account",
     "wandb": "an account",
+    "results.json": "a finished run; the notebook makes one, and runs the same lines",
 }
 HUB_MODEL = re.compile(r"\b(?:GSAI-ML|inclusionAI|Dream-org|JetLM|Qwen|kuleshov-group)/[\w.-]+")
 

@@ -1,4 +1,4 @@
-"""Commands that a text shows, with sizes that take seconds; and those that cannot be run here, each with its reason."""
+"""Commands that a text shows, with sizes that take seconds; those that cannot be run here, each with its reason."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -91,7 +91,7 @@ def _without(words: list[str], drop: Callable[[str], bool]) -> list[str]:
     return kept
 
 
-# ---- what can be run --------------------------------------------------------------------------------------------------
+# ---- what can be run ------------------------------------------------------------------------------------------------
 
 
 def lacking(command: Command, folder: Path) -> str | None:

@@ -85,7 +85,7 @@ def _look_for_extras(words: list[str]) -> None:
             assert not missing, f"pip install {word}: no extra {', '.join(missing)}"
 
 
-# ---- options ----------------------------------------------------------------------------------------------------------
+# ---- options --------------------------------------------------------------------------------------------------------
 
 # Runs every command up to its first heavy import, by when it has read its options (tests/scripts/test_startup.py).
 READER = """
