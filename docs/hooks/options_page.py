@@ -1,6 +1,6 @@
 """The page of all options, from the dataclasses that declare them, read without importing torch.
 
-page()    the text of docs/options.md: by section, with default, allowed values, meaning and origin
+page()    its text in Markdown: by section, with default, allowed values, meaning and origin
 """
 
 from dataclasses import dataclass
