@@ -1,4 +1,6 @@
-"""How fast rollouts and the loss are, beside peers on the same weights, and how far from what the machine could do.
+"""Measure how fast rollouts, loss and training are.
+
+Beside peers on the same weights, and with how far that is from what the machine could do.
 
     python scripts/benchmark.py rollout --shape tiny --vocabulary 1024 32768 --generators llada d1 ours
     python scripts/benchmark.py rollout --model DIR --data test.jsonl --generators llada ours mine:generate
@@ -24,6 +26,8 @@ from functools import partial
 from pathlib import Path
 
 from trainers.commands import OptionParser, at_least, main_or_one_line
+from trainers.commands.help import is_wanted, modes
+from trainers.commands.layout import show
 from trainers.settings.declarations import names_in
 from trainers.settings.options import ConfigError
 
@@ -32,49 +36,55 @@ DEVICES = ("cpu", "cuda")
 SHAPES = names_in("trainers.benchmarking.shapes", "SHAPES")
 PICKS = names_in("trainers.benchmarking.prompts", "PICKS")
 TRAINED = names_in("trainers.benchmarking.steps", "TRAINED")
+ROOT = Path(__file__).parents[1]
+SUMMARIES = {
+    "rollout": "Generators by turns, on the same weights and prompts.",
+    "loss": "One likelihood step, against full logits.",
+    "train": "A whole training step: score, backward, AdamW.",
+    "code": "A checkpoint by its own code, and as a class of transformers.",
+    "init": "Save random weights and a tokenizer trained on a file.",
+    "startup": "Seconds until a command has answered.",
+}
 whole = partial(at_least, 1)
 
 
 def common_options(mode: str) -> OptionParser:
     """What all modes that measure share."""
-    parser = OptionParser(__doc__)
-    parser.prog = f"benchmark.py {mode}"
-    parser.add_argument("--shape", default="tiny", choices=SHAPES, help="random weights of this shape")
-    parser.add_argument("--model", default=None, help="a saved model with tokenizer, instead of --shape")
-    parser.add_argument("--vocabulary", nargs="+", default=[None], type=whole, help="sizes; default the model's own")
-    parser.add_argument("--prompt_length", default=200, type=whole)
-    parser.add_argument("--canvas_length", default=256, type=whole)
-    parser.add_argument("--dtype", default="float32", choices=DTYPES)
-    parser.add_argument("--device", default=None, type=device, help="cpu or cuda; default cuda where there is one")
-    parser.add_argument("--threads", default=None, type=whole, help="of the CPU; default torch's own number")
-    parser.add_argument("--repeats", default=3, type=whole, help="timed runs of each side, by turns")
-    parser.add_argument("--seed", default=0, type=partial(at_least, 0))
-    parser.add_argument("--output", default=None, type=Path, help="also write benchmark.md and results.json there")
+    parser = OptionParser(SUMMARIES[mode], mode)
+    add = parser.add_argument
+    add("--shape", default="tiny", choices=SHAPES, help="Random weights of this shape.")
+    add("--model", default=None, metavar="FOLDER", help="A saved model with tokenizer, instead of --shape.")
+    add("--vocabulary", nargs="+", default=[None], type=whole, help="Sizes of the vocabulary. Unset: the model's own.")
+    add("--prompt_length", default=200, type=whole, help="Tokens of a prompt.")
+    add("--canvas_length", default=256, type=whole, help="Tokens of the canvas.")
+    add("--dtype", default="float32", choices=DTYPES, help="Dtype of the weights.")
+    add("--device", default=None, choices=DEVICES, help="Unset: cuda where there is one.")
+    add("--threads", default=None, type=whole, help="Threads of the CPU. Unset: torch's own number.")
+    add("--repeats", default=3, type=whole, help="Timed runs of each side, by turns.")
+    add("--seed", default=0, type=partial(at_least, 0), help="Of weights and prompts.")
+    add("--output", default=None, type=Path, metavar="FOLDER", help="Also write benchmark.md and results.json there.")
     return parser
-
-
-def device(name: str) -> str:
-    """The name of a kind of device; whether this machine has one is not known yet."""
-    if name not in DEVICES:
-        raise argparse.ArgumentTypeError(f"{name!r}: expected one of {', '.join(DEVICES)}")
-    return name
 
 
 def rollout_options() -> OptionParser:
     """Options of mode rollout: which generators, on how many prompts, in how many denoising steps."""
     parser = common_options("rollout")
-    parser.add_argument("--generators", nargs="+", default=["llada", "d1", "ours"], help="compared with the first")
-    parser.add_argument("--batch_size", nargs="+", default=[4], type=whole)
-    parser.add_argument("--group", default=1, type=whole, help="completions of each prompt; divides the batch sizes")
-    parser.add_argument("--steps", default=128, type=whole, help="denoising steps of the whole canvas")
-    parser.add_argument("--block_length", default=32, type=whole)
-    parser.add_argument("--temperature", default=0.0, type=float, help="0 is greedy: the texts are then compared")
-    parser.add_argument(
-        "--data", default=None, type=Path, help="jsonl with questions as prompts; default random tokens"
-    )
-    parser.add_argument("--pick", default=PICKS[0], choices=PICKS, help="which lines of --data")
-    parser.add_argument("--no_memory", action="store_true", help="skip peak memory, which is slow on a CPU")
+    add = parser.add_argument
+    add("--generators", nargs="+", default=["llada", "d1", "ours"], help="The others are compared with the first.")
+    add("--batch_size", nargs="+", default=[4], type=whole, help="Completions at a time.")
+    add("--group", default=1, type=whole, help="Completions of each prompt; divides the batch sizes.")
+    add_blocks(parser)
+    add("--temperature", default=0.0, type=float, help="0 is greedy: the texts are then compared.")
+    add("--data", default=None, type=Path, metavar="FILE", help="A jsonl of questions. Unset: random tokens.")
+    add("--pick", default=PICKS[0], choices=PICKS, help="Which lines of --data.")
+    add("--no_memory", action="store_true", help="Skip peak memory, which is slow on a CPU.")
     return parser
+
+
+def add_blocks(parser: OptionParser) -> None:
+    """How a canvas is filled."""
+    parser.add_argument("--steps", default=128, type=whole, help="Denoising steps of the whole canvas.")
+    parser.add_argument("--block_length", default=32, type=whole, help="Tokens of a block.")
 
 
 def check_blocks(chosen: argparse.Namespace) -> None:
@@ -101,10 +111,9 @@ def check_rollout(chosen: argparse.Namespace) -> None:
 def code_options() -> OptionParser:
     """Options of mode code: a checkpoint that brings code along, and what is asked of it."""
     parser = common_options("code")
-    parser.add_argument("folder", help="a checkpoint that brings code along; the code is run")
-    parser.add_argument("--batch_size", default=4, type=whole)
-    parser.add_argument("--steps", default=128, type=whole, help="denoising steps of the whole canvas")
-    parser.add_argument("--block_length", default=32, type=whole)
+    parser.add_word("FOLDER", "A checkpoint that brings code along; the code is run.")
+    parser.add_argument("--batch_size", default=4, type=whole, help="Completions at a time.")
+    add_blocks(parser)
     parser.set_defaults(temperature=0.0)
     return parser
 
@@ -119,9 +128,9 @@ def check_code(chosen: argparse.Namespace) -> None:
 def scoring_options(mode: str, draws: list[int]) -> OptionParser:
     """What loss and train share."""
     parser = common_options(mode)
-    parser.add_argument("--batch_size", default=4, type=whole)
-    parser.add_argument("--draws", nargs="+", default=draws, type=whole, help="states of each completion")
-    parser.add_argument("--share", default=0.3, type=float, help="of the canvas that is masked, and scored")
+    parser.add_argument("--batch_size", default=4, type=whole, help="Completions of a step.")
+    parser.add_argument("--draws", nargs="+", default=draws, type=whole, help="States of each completion.")
+    parser.add_argument("--share", default=0.3, type=float, help="Share of the canvas that is masked, and scored.")
     return parser
 
 
@@ -134,32 +143,32 @@ def check_scoring(chosen: argparse.Namespace) -> None:
 def train_options() -> OptionParser:
     """Options of mode train: which weights are trained, with and without activations computed again."""
     parser = scoring_options("train", [2])
-    parser.add_argument("--trained", nargs="+", default=list(TRAINED), choices=TRAINED, help="all weights, an adapter")
-    parser.add_argument("--lora_r", default=16, type=whole, help="rank of the adapter")
-    parser.add_argument("--checkpointed", action="store_true", help="also with activations computed again")
+    parser.add_argument("--trained", nargs="+", default=list(TRAINED), choices=TRAINED, help="Which weights.")
+    parser.add_argument("--lora_r", default=16, type=whole, help="Rank of the adapter.")
+    parser.add_argument("--checkpointed", action="store_true", help="Also with activations computed again.")
     return parser
 
 
 def startup_options() -> OptionParser:
     """Options of mode startup: which commands of which checkout, and how often each is timed."""
-    parser = OptionParser("Seconds until a command has answered --help, a wrong key and a missing file.")
-    parser.prog = "benchmark.py startup"
-    parser.add_argument("--commands", nargs="+", default=["train", "evaluate", "generate", "plan"], help="of scripts/")
-    parser.add_argument("--root", default=Path(__file__).parents[1], type=Path, help="of another checkout, to compare")
-    parser.add_argument("--repeats", default=5, type=whole, help="timed runs of each, by turns")
-    parser.add_argument("--output", default=None, type=Path, help="also write results.json there")
+    parser = OptionParser(SUMMARIES["startup"], "startup")
+    add, timed = parser.add_argument, ["train", "evaluate", "generate", "plan"]
+    add("--commands", nargs="+", default=timed, metavar="NAME", help="Scripts to call.")
+    add("--root", default=ROOT, type=Path, metavar="FOLDER", help="Another checkout, to compare with.")
+    add("--repeats", default=5, type=whole, help="Timed runs of each, by turns.")
+    add("--output", default=None, type=Path, metavar="FOLDER", help="Also write results.json there.")
     return parser
 
 
 def init_options() -> OptionParser:
     """Options of mode init: the folder to write, and the file that the tokenizer is trained on."""
-    parser = OptionParser("Save random weights and a tokenizer trained on a file.")
-    parser.prog = "benchmark.py init"
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--data", required=True, type=Path, help="jsonl with questions and answers")
-    parser.add_argument("--shape", default="tiny", choices=SHAPES)
-    parser.add_argument("--vocabulary", default=None, type=whole, help="rows of embedding and head")
-    parser.add_argument("--seed", default=0, type=partial(at_least, 0))
+    parser = OptionParser(SUMMARIES["init"], "init")
+    parser.add_word("FOLDER", "Where to save.", type=Path)
+    add = parser.add_argument
+    add("--data", required=True, type=Path, metavar="FILE", help="A jsonl with questions and answers.")
+    add("--shape", default="tiny", choices=SHAPES, help="Of the model.")
+    add("--vocabulary", default=None, type=whole, help="Rows of embedding and head. Unset: the tokenizer's.")
+    add("--seed", default=0, type=partial(at_least, 0), help="Of the weights.")
     return parser
 
 
@@ -176,13 +185,13 @@ MODES = {
 
 def main(argv: list[str]) -> None:
     """Check the mode's options before anything slow is imported, then run the mode."""
-    if argv and argv[0] in ("-h", "--help"):
-        print(__doc__)
+    if argv and is_wanted(argv[:1]):
+        show(modes(OptionParser(__doc__), SUMMARIES))
         return
     if not argv or argv[0] not in MODES:
         raise ConfigError(f"mode {argv[0] if argv else ''!r}: expected one of {', '.join(MODES)}; each has --help")
     options, check = MODES[argv[0]]
-    chosen = options().parse_args(argv[1:])
+    chosen, _ = options().parse(argv[1:])
     check(chosen)
 
     # only now: these take seconds to import, which a typo does not wait for

@@ -1,8 +1,10 @@
-"""Two checkpoints on the same problems, problem by problem: gain with a paired interval, 2x2 table, McNemar's test.
+"""Compare two checkpoints on the same problems.
+
+Problem by problem: the gain with a paired interval, a 2x2 table, McNemar's test.
 
     python scripts/evaluate.py CONFIG --json before.json
     python scripts/evaluate.py CONFIG --model.name_or_path runs/.../model --json after.json
-    python scripts/compare.py before.json after.json [--json comparison.json]
+    python scripts/compare.py before.json after.json --json comparison.json
 
 Both records must be of the same problems, by their hash. Rows of a sweep are compared with their like.
 """
@@ -19,10 +21,10 @@ from trainers.commands import OptionParser, main_or_one_line
 def main(argv: list[str]) -> None:
     """Print the paired differences of two records of evaluate.py, row by row, and write them if asked to."""
     parser = OptionParser(__doc__)
-    parser.add_argument("before", type=Path, help="record of scripts/evaluate.py --json")
-    parser.add_argument("after", type=Path, help="another one, of the same problems")
-    parser.add_argument("--json", type=Path, default=None, help="also write the numbers to this file")
-    options = parser.parse_args(argv)
+    parser.add_word("BEFORE", "A record that evaluate --json wrote.", type=Path)
+    parser.add_word("AFTER", "Another one, of the same problems.", type=Path)
+    parser.add_json("the numbers")
+    options, _ = parser.parse(argv)
 
     # only now: these take seconds to import, which a typo does not wait for
     from trainers.evaluating.comparison import compare, describe, notes

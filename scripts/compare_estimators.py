@@ -1,11 +1,12 @@
-"""Every likelihood estimator against the exact likelihood and the exact policy gradient, on a model small enough.
+"""Compare likelihood estimators with exact values.
 
-    python scripts/compare_estimators.py [--sampler ancestral] [--selection random] [--steps 2] [--output DIR]
+    python scripts/compare_estimators.py --sampler ancestral --selection random --steps 2 --output DIR
 
-Trains a small denoiser on sums and products for some tens of seconds, enumerates what the sampler in use can write,
-and measures bias and spread of every estimator at several numbers of draws. Prints tables; writes estimators.csv,
-.json and .png. Expect some minutes on one thread; equal seeds give equal numbers. Canvases beyond 4 tokens (up to 8)
-have no exact gradient: only the likelihood is compared.
+Every estimator against the exact likelihood and the exact policy gradient, on a model small enough for them. Trains a
+small denoiser on sums and products for some tens of seconds, enumerates what the sampler in use can write, and
+measures bias and spread of every estimator at several numbers of draws. Prints tables; writes estimators.csv, .json
+and .png. Expect some minutes on one thread; equal seeds give equal numbers. Canvases beyond 4 tokens (up to 8) have no
+exact gradient: only the likelihood is compared.
 """
 
 import argparse
@@ -19,34 +20,36 @@ from trainers.commands import OptionParser, at_least, main_or_one_line
 from trainers.settings.declarations import names_in
 from trainers.settings.options import ConfigError
 
+FROM_CORE = ("SELECTIONS", "SCHEDULES")
 LONGEST_WITH_GRADIENT = 4  # 11^4 canvases; one token more takes 12 times the memory
 
 
 def options(argv: list[str]) -> argparse.Namespace:
     """The command line, with every estimator that fits the selection rule where none is named."""
     parser, whole = OptionParser(__doc__), partial(at_least, 1)
-    parser.add_argument("--sampler", default="count_matched", choices=("count_matched", "ancestral"))
-    parser.add_argument("--selection", default="top1", choices=names_in("core", "SELECTIONS"))
-    parser.add_argument("--steps", default=4, type=whole, help="T of the one schedule (default 4)")
-    parser.add_argument("--alpha_schedule", default="cosine", choices=names_in("core", "SCHEDULES"))
-    parser.add_argument("--length", default=4, type=whole, help="tokens of the canvas (default 4)")
-    parser.add_argument("--block_length", default=None, type=whole)
-    parser.add_argument("--temperature", default=1.0, type=float)
-    parser.add_argument("--estimators", nargs="+", default=None, help="default: all that fit the selection rule")
-    parser.add_argument("--numbers", nargs="+", default=[1, 2, 4], type=whole, help="of draws, beside the published")
-    parser.add_argument("--problems", default=4, type=whole)
-    parser.add_argument("--completions", default=24, type=whole, help="of each problem, for the likelihood")
-    parser.add_argument("--draws", default=32, type=partial(at_least, 2), help="repetitions of every estimate")
-    parser.add_argument("--batches", default=128, type=partial(at_least, 16), help="for the gradient")
-    parser.add_argument("--batch_size", default=64, type=whole, help="rollouts of a batch")
-    parser.add_argument("--train_steps", default=800, type=whole)
-    parser.add_argument("--seed", default=0, type=int)
-    parser.add_argument("--output", default=Path("runs/estimators"), type=Path)
-    found = parser.parse_args(argv)
+    add, every = parser.add_argument, names_in("core.likelihoods", "ESTIMATORS")
+    samplers, selections, schedules = ("count_matched", "ancestral"), *map(partial(names_in, "core"), FROM_CORE)
+    add("--sampler", default="count_matched", choices=samplers, help="How many tokens a step reveals.")
+    add("--selection", default="top1", choices=selections, help="Which tokens a step reveals.")
+    add("--steps", default=4, type=whole, help="The number T of denoising steps.")
+    add("--alpha_schedule", default="cosine", choices=schedules, help="The noise schedule.")
+    add("--length", default=4, type=whole, help="Tokens of the canvas.")
+    add("--block_length", default=None, type=whole, help="Tokens of a block. Unset: one block.")
+    add("--temperature", default=1.0, type=float, help="Of the sampler.")
+    add("--estimators", nargs="+", choices=every, help="Unset: all that fit the selection rule.")
+    add("--numbers", nargs="+", default=[1, 2, 4], type=whole, help="Numbers of draws, beside the published ones.")
+    add("--problems", default=4, type=whole, help="Problems to be solved.")
+    add("--completions", default=24, type=whole, help="Completions of each problem, for the likelihood.")
+    add("--draws", default=32, type=partial(at_least, 2), help="Repetitions of every estimate.")
+    add("--batches", default=128, type=partial(at_least, 16), help="Batches for the gradient.")
+    add("--batch_size", default=64, type=whole, help="Rollouts of a batch.")
+    add("--train_steps", default=800, type=whole, help="Optimiser steps of the small denoiser.")
+    add("--seed", default=0, type=int, help="Equal seeds give equal numbers.")
+    add("--output", default=Path("runs/estimators"), type=Path, metavar="FOLDER", help="Where the files go.")
+    found, _ = parser.parse(argv)
     if found.batch_size % found.problems:
         raise ConfigError(f"--batch_size {found.batch_size}: expected a multiple of --problems {found.problems}")
     if found.estimators is None:  # selection_replay is the law of one rule
-        every = names_in("core.likelihoods", "ESTIMATORS")
         found.estimators = [n for n in every if n != "selection_replay" or found.selection == "low_confidence"]
     return found
 

@@ -1,7 +1,8 @@
-"""Steps a second of one process against those of several, on the same global batch.
+"""Time the steps of one process against those of several.
 
-    python scripts/compare_processes.py configs/trajectory_nelbo_gsm8k.yaml [--processes 1 2] [--steps 20]
-        [--repeats 3] [anything that scripts/train.py takes]
+    python scripts/compare_processes.py configs/trajectory_nelbo_gsm8k.yaml --processes 1 2 --steps 20 --repeats 3
+
+The global batch is the same for all.
 
 Runs scripts/train.py by torchrun, one after another and in turn, with `per_device_train_batch_size` shared out, and
 reads the seconds of each step from its log (the first tenth is left out: processes warm up). A process has one thread
@@ -20,7 +21,6 @@ from pathlib import Path
 
 from trainers.commands import OptionParser, at_least, main_or_one_line
 from trainers.settings.options import ConfigError
-from trainers.settings.parser import read
 
 TRAIN = Path(__file__).parent / "train.py"
 
@@ -28,11 +28,16 @@ TRAIN = Path(__file__).parent / "train.py"
 def main(argv: list[str]) -> None:
     """Time short runs at each number of processes by turns, and print the ratios to the first number."""
     parser = OptionParser(__doc__)
-    parser.add_argument("--processes", type=partial(at_least, 1), nargs="+", default=[1, 2])
-    parser.add_argument("--steps", type=partial(at_least, 10), default=20)
-    parser.add_argument("--repeats", type=partial(at_least, 1), default=3)
-    options, rest = parser.parse_beside_config(argv)
-    request = read(rest)
+    parser.add_config()
+    parser.add_argument(
+        "--processes", type=partial(at_least, 1), nargs="+", default=[1, 2],
+        help="Numbers of processes; the others are compared with the first.",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=partial(at_least, 10), default=20, help="Steps of each run.")
+    parser.add_argument("--repeats", type=partial(at_least, 1), default=3, help="Runs of each number, by turns.")
+    options, settings = parser.parse(argv)
+    request = parser.read(options.config, settings)
+    rest = [options.config, *settings]
 
     # only now: these take seconds to import, which a typo does not wait for
     from trainers.settings.config import build

@@ -1,41 +1,34 @@
-"""Is a checkpoint fit to be trained here? Loads it, looks at it, and prints a table and config lines to start from.
+"""Check whether a model is fit to be trained here.
 
     python scripts/doctor.py GSAI-ML/LLaDA-8B-Instruct
     python scripts/doctor.py DIRECTORY --train [--gpus 8xH100] [--model.trust_remote_code true] ...
 
-MODEL is what model.name_or_path takes. Further options are those of scripts/train.py. With --train three steps of SFT
+Loads the model, looks at it, and prints a table, and config lines to start from. Settings are those of
+scripts/train.py. With --train three steps of SFT
 and of GRPO are run on a tiny canvas, and the weights are saved and read again in between. Exit status: 0 fit, 1 not.
 """
 
 import json
-from itertools import takewhile
-from pathlib import Path
 
 from rich.console import Console
 
-from trainers.commands import OptionParser, main_or_one_line, make_folder
+from trainers.commands import OptionParser, main_or_one_line
 from trainers.doctor.small import written
 from trainers.settings.options import ConfigError
-from trainers.settings.parser import read
-
-USAGE = "doctor.py MODEL [options] [--section.key VALUE ...]"
 
 
 def main(argv: list[str]) -> None:
     """Print what is found, one line a check, and config lines; exit status 1 where something is a fault."""
-    own = OptionParser(__doc__)
-    own.usage = USAGE
-    own.add_argument("--train", action="store_true", help="also train three steps of SFT and of GRPO, save and reload")
-    own.add_argument("--gpus", default="8xH100", help="COUNTxKIND that memory is planned for, as in scripts/plan.py")
-    own.add_argument("--json", type=Path, default=None, help="also write the findings to this file")
-    leading = list(takewhile(lambda text: not text.startswith("-"), argv))
-    options, words = own.parse_known_args(argv[len(leading) :])
-    if len(leading) != 1:
-        raise ConfigError(f"expected one MODEL, got {leading}; call: {USAGE}")
-    if options.json is not None:
-        make_folder("--json", options.json, options.json.parent)
-    with written(leading[0], block_length=None) as path:
-        read([path, *words])
+    own = OptionParser(__doc__, settings=True)
+    own.add_word("MODEL", "What model.name_or_path takes: a hub checkpoint, a directory, or a known name.")
+    own.add_argument("--train", action="store_true", help="Also train three steps of SFT and of GRPO; save, reload.")
+    own.add_argument(
+        "--gpus", default="8xH100", metavar="COUNTxKIND", help="Accelerators that memory is planned for, as in plan."
+    )
+    own.add_json("the findings")
+    options, words = own.parse(argv)
+    with written(options.model, block_length=None) as path:
+        own.read(path, words)
 
     # only now: these take seconds to import, which a typo does not wait for
     from trainers.doctor.examination import examine, to_start_from
@@ -46,18 +39,18 @@ def main(argv: list[str]) -> None:
     asked_for(options.gpus, Given(None, None, None, None, None))
     console = Console()
     try:
-        patient = admit(leading[0], tuple(words))
+        patient = admit(options.model, tuple(words))
         findings = list(examine(patient, options.gpus, options.train))
         start = to_start_from(patient)
     except ConfigError as error:
         findings, start = [Finding("loads", FAULT, str(error))], ""
     console.print(table(findings))
     verdict = "fit to be trained" if fit(findings) else "NOT fit to be trained, see what is marked as a fault"
-    console.print(f"{leading[0]}: {verdict}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"{options.model}: {verdict}", soft_wrap=True, markup=False, highlight=False)
     if start:
         console.print(f"a config to start from:\n{start}", soft_wrap=True, markup=False, highlight=False)
     if options.json is not None:
-        record = {"model": leading[0], "fit": fit(findings), "findings": [vars(one) for one in findings]}
+        record = {"model": options.model, "fit": fit(findings), "findings": [vars(one) for one in findings]}
         options.json.write_text(json.dumps(record, indent=2))
     if not fit(findings):
         raise SystemExit(1)

@@ -1,4 +1,6 @@
-"""Held-out accuracy of any checkpoint, sampled and greedy, strict and lenient, with 95% intervals.
+"""Measure the held-out accuracy of a checkpoint.
+
+Sampled and greedy, strict and lenient, with 95% intervals.
 
     python scripts/evaluate.py configs/trajectory_nelbo_gsm8k.yaml --model.name_or_path runs/.../model --split test
     torchrun --nproc_per_node 4 scripts/evaluate.py CONFIG --json runs/test.json --repeats 16 --pass_at 1 4 16
@@ -18,7 +20,6 @@ from rich.console import Console
 from trainers.commands import OptionParser, at_least, main_or_one_line
 from trainers.settings.declarations import names_in
 from trainers.settings.options import ConfigError
-from trainers.settings.parser import read
 
 DECODINGS = names_in("trainers.evaluating.work", "DECODINGS")
 
@@ -26,16 +27,22 @@ DECODINGS = names_in("trainers.evaluating.work", "DECODINGS")
 def main(argv: list[str]) -> None:
     """Score the problems of a split in every row of the sweep, shared among processes; print and write the scores."""
     own, whole = OptionParser(__doc__), partial(at_least, 1)
-    own.add_argument("--sweep", nargs="+", action="append", default=[], help="a setting and its values")
-    own.add_argument("--decodings", nargs="+", default=DECODINGS, choices=DECODINGS)
-    own.add_argument("--repeats", default=1, type=whole, help="sampled completions a problem")
-    own.add_argument("--pass_at", nargs="+", default=[], type=whole, help="k of pass@k, from --repeats samples")
-    own.add_argument("--limit", default=None, type=whole, help="only the first so many problems")
-    own.add_argument("--texts", action="store_true", help="also write the completions to the JSON")
-    options, rest = own.parse_measurement(argv)
+    own.add_config()
+    own.add_argument(
+        "--sweep", nargs="+", action="append", default=[],
+        help="A setting and the values to try; may be given several times. Every combination is a row.",
+    )  # fmt: skip
+    own.add_argument("--decodings", nargs="+", default=DECODINGS, choices=DECODINGS, help="How tokens are chosen.")
+    own.add_argument("--repeats", default=1, type=whole, help="Sampled completions of each problem.")
+    own.add_argument("--pass_at", nargs="+", default=[], type=whole, help="Print pass@k for these k, from --repeats.")
+    own.add_argument("--limit", default=None, type=whole, help="Only the first so many problems.")
+    own.add_argument("--texts", action="store_true", help="Write the completions to the JSON file too.")
+    own.add_split()
+    own.add_json("the numbers")
+    options, overrides = own.parse(argv)
     if max(options.pass_at, default=1) > options.repeats:
         raise ConfigError(f"--pass_at {max(options.pass_at)}: expected at most --repeats {options.repeats}")
-    read(rest)
+    own.read(options.config, overrides)
 
     # only now: these take seconds to import, which a typo does not wait for
     import torch.distributed as dist
@@ -51,7 +58,7 @@ def main(argv: list[str]) -> None:
     from trainers.experiment import build_evaluator, load_experiment_policy, load_task
     from trainers.saving.environment import VERSIONS, environment
 
-    swept = rows(rest, options.sweep)
+    swept = rows([options.config, *overrides], options.sweep)
     config = swept[0].config
     processes = Processes.current()
 

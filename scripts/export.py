@@ -1,4 +1,6 @@
-"""A trained model as plain transformers loads it: one directory of safetensors, tokenizer, config and model card.
+"""Write a trained model as plain transformers loads it.
+
+One directory of safetensors, tokenizer, config and model card.
 
     python scripts/export.py runs/.../model --output exported [--dtype bfloat16]
     python scripts/export.py CONFIG --model.name_or_path runs/.../checkpoint-100 --output exported
@@ -21,7 +23,8 @@ from rich.console import Console
 
 from trainers.commands import OptionParser, main_or_one_line
 from trainers.settings.options import ConfigError
-from trainers.settings.parser import SUFFIXES, Request, read
+from trainers.settings.parser import Request
+from trainers.settings.shipped import SUFFIXES, find_or_none
 
 DTYPES = ("float32", "bfloat16", "float16")
 FORMATS = ("transformers", "original")
@@ -74,22 +77,35 @@ def main(argv: list[str]) -> None:
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, Request | None]:
     """The command's options, and the config's request where the source is one."""
-    own = OptionParser(__doc__)
-    own.add_argument("source", help="a config, or a model's name or directory")
-    own.add_argument("--output", type=Path, required=True, help="a directory that is not there yet")
-    own.add_argument("--dtype", choices=DTYPES, default=None, help="of the written weights; unset: as loaded")
-    own.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="names of the weights, and files beside")
-    own.add_argument("--original", default=None, help="where the original's files are; unset: where training started")
-    own.add_argument("--keep_adapter", action="store_true", help="do not merge an adapter; with --format original")
-    options, rest = own.parse_known_args(argv)
+    own = OptionParser(__doc__, settings=True)
+    own.add_word("SOURCE", "A model's name or directory; or a config, whose settings may follow.")
+    own.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="A folder that is not there yet.")
+    own.add_argument("--dtype", choices=DTYPES, default=None, help="Dtype of the written weights. Unset: as loaded.")
+    own.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="Names of the weights, and files beside.")
+    own.add_argument(
+        "--original",
+        default=None,
+        metavar="NAME",
+        help="Where the original's files are. Unset: as trained.",
+    )
+    own.add_argument("--keep_adapter", action="store_true", help="Do not merge an adapter; with --format original.")
+    own.add_argument("--trust_remote_code", action="store_true", help="Run code that the model brings along.")
+    options, settings = own.parse(argv)
     if options.format != "original" and (options.original or options.keep_adapter):
         raise ConfigError("--original, --keep_adapter: only with --format original")
     if options.output.exists():
         raise ConfigError(f"--output {options.output}: it is there already")
-    if options.source.endswith(SUFFIXES):
-        return options, read([options.source, *rest])
-    own.add_argument("--trust_remote_code", action="store_true")
-    return own.parse_args(argv), None
+    if is_config(options.source):
+        trusted = ["--trust_remote_code", "true"] if options.trust_remote_code else []
+        return options, own.read(options.source, [*trusted, *settings])
+    if settings:
+        raise ConfigError(f"{settings[0]}: only with a config, and SOURCE {options.source!r} is a model")
+    return options, None
+
+
+def is_config(source: str) -> bool:
+    """Whether a source is a config; a folder is a model, whatever else is in it."""
+    return source.endswith(SUFFIXES) or (not Path(source).is_dir() and find_or_none(source) is not None)
 
 
 def settled_block_length(directory: Path) -> int | None:

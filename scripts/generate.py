@@ -1,4 +1,4 @@
-"""A prompt in, a completion out, with the denoising shown step by step.
+"""Complete a prompt, and show the denoising step by step.
 
     python scripts/generate.py configs/trajectory_nelbo_gsm8k.yaml --prompt "Tom has 4 balls and buys 3 more. ..."
 
@@ -9,16 +9,16 @@ from rich.console import Console
 from rich.text import Text
 
 from trainers.commands import OptionParser, main_or_one_line
-from trainers.settings.parser import read
 
 
 def main(argv: list[str]) -> None:
     """Complete one prompt and print the canvas after each evaluation, then the text and log p of its path in nats."""
     own = OptionParser(__doc__)
-    own.add_argument("--prompt", default=None, help="the question; unset: the first test problem")
-    own.add_argument("--greedy", action="store_true", help="the most likely token everywhere: temperature 0")
-    options, rest = own.parse_beside_config(argv)
-    request = read(rest)
+    own.add_config()
+    own.add_argument("--prompt", default=None, help="The question. Unset: the first test problem of the task.")
+    own.add_argument("--greedy", action="store_true", help="Take the most likely token everywhere (temperature 0).")
+    options, settings = own.parse(argv)
+    request = own.read(options.config, settings)
 
     # only now: these take seconds to import, which a typo does not wait for
     import torch

@@ -1,39 +1,45 @@
-"""Tasks of lm-evaluation-harness on any checkpoint: accuracies and likelihood bounds, in the harness's own table.
+"""Run tasks of lm-evaluation-harness on a checkpoint.
 
     pip install 'trajectory-nelbo[harness]'
     python scripts/harness.py configs/sft_gsm8k.yaml --tasks gsm8k arc_easy [--limit 100] [--include_path DIR]
 
-The config says how completions are generated. See `trainers.evaluating.harness` for what the numbers are.
+Accuracies and likelihood bounds, in the harness's own table. The config says how completions are generated. See
+`trainers.evaluating.harness` for what the numbers are.
 """
 
 import argparse
 import json
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
 from trainers.commands import OptionParser, at_least, main_or_one_line
 from trainers.settings.options import ConfigError
-from trainers.settings.parser import read
+from trainers.settings.parser import Request
 
 
-def options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The command's own options, and the words that are left for the config."""
+def parse(argv: list[str]) -> tuple[argparse.Namespace, Request]:
+    """The command's own options, and what the config and its settings ask for."""
     parser, whole = OptionParser(__doc__), partial(at_least, 1)
-    parser.add_argument("--tasks", nargs="+", required=True, help="names, or paths of YAML files")
-    parser.add_argument("--include_path", default=None, help="a directory of further tasks")
-    parser.add_argument("--num_fewshot", default=None, type=partial(at_least, 0))
-    parser.add_argument("--limit", default=None, type=whole, help="only the first so many documents of a task")
-    parser.add_argument("--draws", default=32, type=whole, help="maskings a likelihood")
-    parser.add_argument("--json", type=Path, default=None, help="also write the results to this file")
-    return parser.parse_beside_config(argv)
+    parser.add_config()
+    parser.add_argument("--tasks", nargs="+", required=True, help="Names of tasks, or paths of their YAML files.")
+    parser.add_argument("--include_path", default=None, metavar="FOLDER", help="A folder of further tasks.")
+    parser.add_argument(
+        "--num_fewshot",
+        default=None,
+        type=partial(at_least, 0),
+        help="Solved examples a prompt. Unset: the task's.",
+    )
+    parser.add_argument("--limit", default=None, type=whole, help="Only the first so many documents of a task.")
+    parser.add_argument("--draws", default=32, type=whole, help="Maskings that a likelihood is averaged over.")
+    parser.add_json("the results")
+    chosen, settings = parser.parse(argv)
+    return chosen, parser.read(chosen.config, settings)
 
 
 def main(argv: list[str]) -> None:
     """Run the harness's tasks on the config's policy, print the harness's table, and write the record if asked to."""
-    chosen, rest = options(argv)
-    request = read(rest)
+    chosen, request = parse(argv)
 
     # only now: these take seconds to import, which a typo does not wait for
     from datasets import Dataset

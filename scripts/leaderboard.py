@@ -1,29 +1,34 @@
-"""Variants of one GRPO experiment at an equal budget of forward passes and of time, several seeds each.
+"""Compare variants of a GRPO run at an equal budget.
 
-    python scripts/leaderboard.py configs/leaderboards/gsm8k.yaml [--only NAME ...] [--seeds 0 1] [--table]
+    python scripts/leaderboard.py configs/leaderboards/gsm8k.yaml --seeds 0 1
+    python scripts/leaderboard.py configs/leaderboards/gsm8k.yaml --table
+
+The budgets are forward passes and time; every variant has several seeds.
 
 Runs what is not finished and writes one JSON a run, then results.csv, results.json and leaderboard.png, all under the
 board's `output_dir`. It can be stopped and started again, and started several times side by side: the processes share
 the work. --table runs nothing and shows what is finished. See `trainers.studies.leaderboard` for what is measured.
 """
 
-from pathlib import Path
-
 from rich.console import Console
 
 from trainers.commands import OptionParser, main_or_one_line
 from trainers.settings.files import load_yaml
 from trainers.settings.options import ConfigError
+from trainers.settings.shipped import find_config
 
 
 def main(argv: list[str]) -> None:
     """Run the cells of a board that are not finished, then write and print what is."""
     own = OptionParser(__doc__)
-    own.add_argument("board", type=Path)
-    own.add_argument("--only", nargs="+", default=None, help="entries to run; 'start' is the untrained policy")
-    own.add_argument("--seeds", nargs="+", type=int, default=None, help="some of the board's seeds")
-    own.add_argument("--table", action="store_true", help="run nothing")
-    options = own.parse_args(argv)
+    own.add_word("BOARD", "A YAML file, or a board of the package, such as leaderboards/gsm8k.", find_config)
+    own.add_argument(
+        "--only", nargs="+", default=None, metavar="NAME",
+        help="Entries to run; 'start' is the untrained policy. Unset: all.",
+    )  # fmt: skip
+    own.add_argument("--seeds", nargs="+", type=int, default=None, help="Some of the board's seeds. Unset: all.")
+    own.add_argument("--table", action="store_true", help="Run nothing; show what is finished.")
+    options, _ = own.parse(argv)
     load_yaml(options.board)
 
     # only now: these take seconds to import, which a typo does not wait for

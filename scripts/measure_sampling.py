@@ -1,4 +1,6 @@
-"""Exposure bias, and what steps and solvers bring for their cost, on held-out problems, with 95% intervals.
+"""Measure exposure bias, and what steps and solvers bring.
+
+On held-out problems, with 95% intervals and the cost beside the gain.
 
     python scripts/measure_sampling.py configs/sft_scheduled_sampling_gsm8k.yaml --model.name_or_path runs/.../model
 
@@ -15,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 from trainers.commands import OptionParser, at_least, main_or_one_line
-from trainers.settings.parser import read
 from trainers.studies.measurements.steps import FULL, steps_option
 
 if TYPE_CHECKING:
@@ -27,12 +28,21 @@ TABLES = ("exposure", "steps", "solvers")
 def main(argv: list[str]) -> None:
     """Measure the tables asked for on the problems of a split, print each when done, and write all if asked to."""
     own = OptionParser(__doc__)
-    own.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
-    own.add_argument("--offsets", nargs="+", default=[1, 2, 4, 7], type=partial(at_least, 0))
-    own.add_argument("--steps", nargs="+", default=[2, 4, 8, 16, FULL], type=steps_option)
-    own.add_argument("--repeats", default=1, type=partial(at_least, 1), help="average over so many sampling seeds")
-    options, rest = own.parse_measurement(argv)
-    request = read(rest)
+    own.add_config()
+    own.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES, help="What to measure.")
+    own.add_argument(
+        "--offsets", nargs="+", default=[1, 2, 4, 7], type=partial(at_least, 0),
+        help="Exposure: states that the model reached by so many steps of its own.",
+    )  # fmt: skip
+    own.add_argument(
+        "--steps", nargs="+", default=[2, 4, 8, 16, FULL], type=steps_option,
+        help=f"Denoising steps to compare; {FULL} is one token a step.",
+    )  # fmt: skip
+    own.add_argument("--repeats", default=1, type=partial(at_least, 1), help="Average over so many sampling seeds.")
+    own.add_split()
+    own.add_json("the numbers")
+    options, settings = own.parse(argv)
+    request = own.read(options.config, settings)
 
     # only now: these take seconds to import, which a typo does not wait for
     from trainers.experiment import load_experiment_policy, load_task

@@ -1,52 +1,60 @@
-"""What a run will cost before it is started: arithmetic, memory, tokens a second, days.
+"""Predict memory, speed and days of a run.
 
     python scripts/plan.py llada-8b 8xH100 24h
     python scripts/plan.py llada-8b 1xH200 500steps configs/x.yaml --model.use_peft true --generation.steps 64
     python scripts/plan.py tiny measure 150steps configs/trajectory_nelbo_gsm8k.yaml --check
 
-MODEL is a known name (tiny, 2.3m, smollm2-135m, 1b, llada-8b, dream-7b), a directory with config.json, or that file.
-GPUS is COUNTxKIND, or `measure` (or 1xcpu) for this machine. BUDGET is wall time or optimiser steps. A config and its
-overrides are those of scripts/train.py; without one, its defaults count. Predictions, from the cost model of
-scripts/benchmark.py: nothing is run but small matrix products, and with --check a few steps of the run itself.
+A config and its settings are those of scripts/train.py; without one, its defaults count. Predictions, from the cost
+model of scripts/benchmark.py: nothing is run but small matrix products, and with --check a few steps of the run
+itself.
 """
 
 import argparse
 import json
-import shlex
 from functools import partial
-from itertools import takewhile
-from pathlib import Path
 
 from rich.console import Console
 
-from trainers.commands import OptionParser, at_least, main_or_one_line, make_folder
-from trainers.settings.options import ConfigError
-from trainers.settings.parser import read
+from trainers.commands import OptionParser, at_least, command_line, main_or_one_line
 
-USAGE = "plan.py MODEL GPUS BUDGET [CONFIG.yaml] [options] [--section.key VALUE ...]"
 whole = partial(at_least, 1)
 
 
 def options() -> OptionParser:
-    """Options beside MODEL, GPUS, BUDGET and config: lengths in tokens, rates a second, bytes, and what to write."""
+    """What is said beside a config: lengths in tokens, rates a second, bytes, and what to write."""
     parser = OptionParser(__doc__)
-    parser.usage = USAGE
-    parser.add_argument("--prompt_length", default=None, type=whole, help="tokens; default the task's, or 200")
-    parser.add_argument("--mean_length", default=None, type=whole, help="tokens of a completion; default the canvas")
-    parser.add_argument("--evaluations", default=None, type=whole, help="of a completion, by an adaptive sampler")
-    parser.add_argument("--efficiency", default=None, type=share, help="share of the roofline; default as measured")
+    known = "tiny, 2.3m, smollm2-135m, 1b, llada-8b, dream-7b"
+    parser.add_word("MODEL", f"A known name ({known}), a directory with config.json, or that file.")
+    parser.add_word("GPUS", "COUNTxKIND, such as 8xH100; measure, or 1xcpu, is this machine.")
+    parser.add_word("BUDGET", "Wall time or optimiser steps, such as 24h or 500steps.")
+    parser.add_config(optional=True)
+    parser.add_argument(
+        "--prompt_length", default=None, type=whole, help="Tokens of a prompt. Unset: the task's, or 200."
+    )
+    parser.add_argument("--mean_length", default=None, type=whole, help="Tokens of a completion. Unset: the canvas.")
+    parser.add_argument(
+        "--evaluations", default=None, type=whole, help="Evaluations of a completion, by an adaptive sampler."
+    )
+    parser.add_argument("--efficiency", default=None, type=share, help="Share of the roofline. Unset: as measured.")
     for name, text in (
         ("peak_flops", "FLOP a second"),
-        ("bandwidth", "bytes a second, memory to chip"),
-        ("memory", "bytes"),
-        ("link", "bytes a second to neighbours, one direction"),
-        ("network", "bytes a second to another node, one direction, each accelerator"),
+        ("bandwidth", "Bytes a second, memory to chip"),
+        ("memory", "Bytes"),
+        ("link", "Bytes a second to neighbours, one direction"),
+        ("network", "Bytes a second to another node, one direction, each accelerator"),
     ):
         spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-        parser.add_argument(*spellings, default=None, type=float, help=f"{text}; default the kind's")
-    parser.add_argument("--per_node", default=8, type=whole, help="accelerators of one node")
-    parser.add_argument("--json", default=None, type=Path, help="also write the plan to this file")
-    parser.add_argument("--check", nargs="?", const=5, default=None, type=whole, help="run so many steps here, beside")
+        parser.add_argument(*spellings, default=None, type=float, help=f"{text}. Unset: the kind's.")
+    parser.add_argument("--per_node", default=8, type=whole, help="Accelerators of one node.")
+    parser.add_json("the plan")
+    parser.add_argument(
+        "--check",
+        nargs="?",
+        const=5,
+        default=None,
+        type=whole,
+        help="Also run so many steps here, or 5, beside the plan.",
+    )
     return parser
 
 
@@ -60,14 +68,11 @@ def share(text: str) -> float:
 
 def main(argv: list[str]) -> None:
     """Print the plan, its launch command and its assumptions; with --check, run some steps of it here."""
-    leading = list(takewhile(lambda text: not text.startswith("-"), argv))
-    chosen, overrides = options().parse_known_args(argv[len(leading) :])
-    if not 3 <= len(leading) <= 4:
-        raise ConfigError(f"expected MODEL GPUS BUDGET and perhaps a config, got {leading}; call: {USAGE}")
-    name, gpus, wanted, *config_path = leading
-    path = config_path[0] if config_path else None
+    own = options()
+    chosen, overrides = own.parse(argv)
+    name, path = chosen.model, chosen.config
     if path is not None:
-        read([path, *overrides])
+        own.read(path, overrides)
 
     # only now: these take seconds to import, which a typo does not wait for
     from trainers.planning.budgets import find_budget
@@ -79,11 +84,9 @@ def main(argv: list[str]) -> None:
     from trainers.planning.report import assumptions, describe, launch_line, memory_table, phase_table, summary
     from trainers.planning.settings import find_lengths, read_config, whole_evaluations
 
-    budget = find_budget(wanted)
+    budget = find_budget(chosen.budget)
     given = Given(chosen.peak_flops, chosen.bandwidth, chosen.memory, chosen.link, chosen.network)
-    if chosen.json is not None:
-        make_folder("--json", chosen.json, chosen.json.parent)
-    asked = asked_for(gpus, given)
+    asked = asked_for(chosen.gpus, given)
     config = read_config(path, overrides, asked.count)
     model = find_model(name, config.model)
     lengths, source = find_lengths(config, name, chosen.prompt_length, chosen.mean_length, path is not None)
@@ -111,7 +114,7 @@ def main(argv: list[str]) -> None:
     if chosen.check is not None:
         record["check"] = check(config, name, plan, chosen.check, plan_on, print_plan)
     if chosen.json is not None:
-        chosen.json.write_text(json.dumps(record | {"command": shlex.join(["plan.py", *argv])}, indent=2, default=str))
+        chosen.json.write_text(json.dumps(record | {"command": command_line()}, indent=2, default=str))
         print_plan(f"written: {chosen.json}")
 
 

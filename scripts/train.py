@@ -1,7 +1,7 @@
-"""Train a masked diffusion language model, by GRPO, SFT or DPO as the config says.
+"""Train a model by GRPO, SFT or DPO, as a config says.
 
-    python scripts/train.py configs/trajectory_nelbo_gsm8k.yaml [--loss.alpha_schedule linear] [--learning_rate 2e-6]
-    ...
+    python scripts/train.py configs/trajectory_nelbo_gsm8k.yaml
+    python scripts/train.py trajectory_nelbo_gsm8k --loss.alpha_schedule linear --learning_rate 2e-6
 
 Reads top to bottom: config, task, policy, held-out accuracy before, training, accuracy after, report. Writes to
 `training.output_dir`: checkpoint-*/ (resume with `--resume_from_checkpoint true`), model/ (the final weights or
@@ -10,8 +10,6 @@ TensorBoard events. SIGTERM, SIGINT or SIGUSR1 during training saves after the s
 other faults do is in docs/faults.md.
 """
 
-import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -19,16 +17,18 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from trainers.commands import main_or_one_line
+from trainers.commands import OptionParser, command_line, main_or_one_line
 from trainers.settings.launching import check_launch
-from trainers.settings.parser import read
 
 
 def main(argv: list[str]) -> None:
     """Train as the config says, evaluate before and after, and write weights, model card and report."""
     started = time.perf_counter()
+    own = OptionParser(__doc__)
+    own.add_config()
+    options, settings = own.parse(argv)
     check_launch()
-    request = read(argv)
+    request = own.read(options.config, settings)
 
     # only now: these take seconds to import, which a typo does not wait for
     from datasets import Dataset
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
     report = write_report(
         output,
         title=f"{config.trainer} on {config.task.label}, {args.alpha_schedule} schedule, seed {args.seed}",
-        command=shlex.join(["python", *sys.argv]),
+        command=command_line(),
         settings=config.describe(),
         environment=environment(),
         log_history=trainer.state.log_history,

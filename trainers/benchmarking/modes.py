@@ -1,8 +1,6 @@
 """What `scripts/benchmark.py` does in each of its modes, given its options."""
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -23,7 +21,7 @@ from trainers.benchmarking.shapes import SHAPES, random_policy, saved_policy
 from trainers.benchmarking.startup import startup
 from trainers.benchmarking.steps import measure_step
 from trainers.benchmarking.tables import Row, console_table, machine, write
-from trainers.commands import make_folder
+from trainers.commands import command_line, make_folder
 from trainers.models.policy import Policy
 from trainers.models.tiny import build_tokenizer
 from trainers.saving.environment import environment
@@ -152,7 +150,7 @@ def report(chosen: argparse.Namespace, rows: Sequence[Row], measured: str, recor
     header = [
         f"{machine(chosen.device)}, torch {torch.__version__}, {chosen.dtype}, {torch.get_num_threads()} thread(s); "
         f"{measured}; median (least-largest) of {chosen.repeats} by turns; peak MiB beyond the weights",
-        f"`{shlex.join(['python', 'scripts/benchmark.py', *sys.argv[1:]])}`",
+        f"`{command_line()}`",
     ]
     for line in header:
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)

@@ -26,8 +26,6 @@ rows          one a combination of swept values:
 """
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +34,7 @@ from typing import Any
 
 from rich.table import Table
 
+from trainers.commands import command_line
 from trainers.evaluating.evaluation import PARSERS, SAMPLED, Answer
 from trainers.evaluating.identity import settings
 from trainers.evaluating.journal import Place
@@ -176,7 +175,7 @@ class Found:
         first, sampled = self.rows[0].config, [o for o in self.outcomes[0] if o.decoding == SAMPLED]
         return {
             "format": FORMAT,
-            "command": shlex.join(["python", *sys.argv]),
+            "command": command_line(),
             "model": first.model.model_name_or_path,
             "split": self.split,
             "problems": len(self.clusters),

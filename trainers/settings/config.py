@@ -8,6 +8,7 @@ from typing import Any
 from trainers.settings.diffusion import check_block_causal
 from trainers.settings.dpo import DiffusionDPOConfig
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
+from trainers.settings.launching import settle_deepspeed
 from trainers.settings.model import ModelArguments
 from trainers.settings.options import ConfigError, dotted
 from trainers.settings.parser import SHARED, Request, read
@@ -46,7 +47,7 @@ def build(request: Request) -> ExperimentConfig:
     training, values = CONFIGS[request.trainer], request.values
     return ExperimentConfig(
         trainer=request.trainer,
-        training=_build(training, values),
+        training=_build(training, settle_deepspeed(values)),
         model=_build(ModelArguments, values),
         task=_build(TaskArguments, values),
         config_path=request.path,

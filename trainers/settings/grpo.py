@@ -36,8 +36,6 @@ class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):  # pyright: ignor
         self._refuse_what_is_no_policy_gradient()
         self.check_diffusion()
         require(self, "temperature", self.temperature > 0, "above 0: greedy rollouts of one prompt are all the same")
-        require(self, "entropy_coef", self.entropy_coef == 0, "0: entropies are measured here without a gradient")
-        require(self, "use_adaptive_entropy", not self.use_adaptive_entropy, "false: see training.entropy_coef")
         require(self, "wd1_psi", 0 < self.wd1_psi < math.inf, "a finite number above 0")
         self.check_correction()
         only_with(self, ["wd1_psi"], self.advantage_weighting == "wd1", "loss.advantage_weighting=wd1")

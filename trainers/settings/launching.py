@@ -3,13 +3,15 @@
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from trainers.settings.options import ConfigError, refusal
+from trainers.settings.shipped import usable
 
 # what torchrun, mpirun (Intel, Open MPI, MVAPICH) and SLURM's own start-up tell a process of how many there are
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+TOLD_DEEPSPEED = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 
 
 def check_launch(environment: Mapping[str, str] = os.environ) -> None:
@@ -28,6 +30,22 @@ def check_launch(environment: Mapping[str, str] = os.environ) -> None:
             "accelerate launch was asked for several processes and started one, as it does on CPU; use instead: "
             + command
         )
+
+
+def settle_deepspeed(values: dict[str, Any], environment: MutableMapping[str, str] = os.environ) -> dict[str, Any]:
+    """DeepSpeed's files that come with the package, as paths that can be read from anywhere.
+
+    Args:
+        values: field -> value of the run.
+        environment: in which `accelerate launch` names the file that its own names; changed if that is not there.
+
+    Returns:
+        The values, with `training.deepspeed` to be read.
+    """
+    if TOLD_DEEPSPEED in environment:
+        environment[TOLD_DEEPSPEED] = usable(environment[TOLD_DEEPSPEED])
+    named = values.get("deepspeed")
+    return values | {"deepspeed": usable(named)} if isinstance(named, str) else values
 
 
 def processes_of(environment: Mapping[str, str] = os.environ) -> int:

@@ -12,14 +12,14 @@ from trainers.settings.declarations import Declared
 
 # section -> what it holds; the order is the order of --help
 SECTIONS = {
-    "generation": "how completions are sampled, and on which grid of timesteps",
-    "loss": "the likelihood bound and the one noise schedule that masking, bound and sampler share",
+    "generation": "how completions are sampled",
+    "loss": "the likelihood bound and the noise schedule",
     "masking": "what the forward process hides",
-    "scheduled_sampling": "training on states that the model reached by itself, against exposure bias",
+    "scheduled_sampling": "training on states that the model reached itself",
     "model": "the denoiser and its LoRA adapter",
     "task": "dataset, sizes and rewards",
     "preferences": "the pairs that trainer dpo learns from",
-    "training": "every other option of the trainer (TRL and transformers)",
+    "training": "every other option of the trainer (TRL's)",
 }
 
 

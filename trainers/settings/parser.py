@@ -14,13 +14,15 @@ Nothing that is imported here takes long: what is wrong is said before torch, tr
 import argparse
 import difflib
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainers.settings.declarations import Declared, declared
+from trainers.settings.declarations import Declared, declared, names_in
 from trainers.settings.files import load_yaml
 from trainers.settings.options import SECTIONS, ConfigError, dotted
+from trainers.settings.shipped import find_config, find_or_none
 from trainers.settings.values import admits, argument, expected, json_object
 
 # trainer -> where its dataclass is; those of the model and of the task are the same for all
@@ -29,14 +31,16 @@ TRAINERS = {
     "sft": ("trainers.settings.sft", "DiffusionSFTConfig"),
     "dpo": ("trainers.settings.dpo", "DiffusionDPOConfig"),
 }
+# trainer -> the dict of TRL's options that it refuses
+REFUSED = {
+    "grpo": ("trainers.settings.unsupported", "UNSUPPORTED"),
+    "sft": ("trainers.settings.unsupported", "UNSUPPORTED_SFT"),
+    "dpo": ("trainers.settings.dpo", "UNSUPPORTED_DPO"),
+}
 COMMON = (("trainers.settings.model", "ModelArguments"), ("trainers.settings.task", "TaskArguments"))
 
 # One flag that fills a field of two dataclasses: ours when the model is loaded, TRL's when TRL loads something itself.
 SHARED = {"trust_remote_code"}
-
-HELP = {"-h", "--help"}
-SUFFIXES = (".yaml", ".yml", ".json")
-USAGE = "%(prog)s CONFIG.yaml [--trainer grpo|sft|dpo] [--section.key VALUE | --flat_name VALUE ...]"
 
 
 @dataclass(frozen=True)
@@ -54,85 +58,75 @@ class Request:
     path: Path
 
 
-def read(argv: list[str] | None = None, check_known: bool = True) -> Request:
+def read(argv: list[str] | None = None, check_known: bool = True, beside: Collection[str] = ()) -> Request:
     """Read a config file and its overrides.
 
     Args:
-        argv: `[config path, --option, value, ...]`; None takes the command line.
+        argv: `[config, --option, value, ...]`, where the config is a path or the name of one of the package's; None
+            takes the command line.
         check_known: refuse names that no source of core lists; the dataclasses check them too, and know of entries
             that were added to a dict by code since.
+        beside: options that the command itself has, for advice about a name that is unknown.
 
     Raises:
         ConfigError: a file that cannot be read, or a setting that does not fit, in one line.
-        SystemExit: after printing the help for `--help`.
     """
-    words = sys.argv[1:] if argv is None else argv
-    if wants_help(words):
-        print_settings(words)
-        raise SystemExit(0)
-    paths, overrides = _split(words)
+    paths, overrides = _split(sys.argv[1:] if argv is None else argv)
     if len(paths) != 1:
         raise ConfigError(f"expected one config file first, got {paths}; call: train.py configs/x.yaml [--key value]")
-    document = load_yaml(Path(paths[0]))
+    path = find_config(paths[0])
+    document = load_yaml(path)
     trainer = _trainer([*document.items(), *overrides])
-    parser = SectionParser(trainer)
+    parser = SectionParser(trainer, beside)
     values = {**parser.collect(_flatten(document, parser)), **parser.collect(overrides)}
     given = {name: value for name, value in values.items() if value is not None}
     if check_known:
         parser.check_known(given)
-    return Request(trainer, given, Path(paths[0]))
+    return Request(trainer, given, path)
 
 
-def wants_help(words: list[str]) -> bool:
-    """Whether a command line asks for help rather than for work."""
-    return not HELP.isdisjoint(words)
+def parser_for(words: list[str]) -> "SectionParser":
+    """The options of the trainer that a command line names, or a config in it.
 
-
-def print_settings(words: list[str], usage: str | None = USAGE) -> None:
-    """Print every setting, by section, of the trainer that a command line or its config file names.
-
-    Args:
-        words: the command line.
-        usage: the line above; None: there is one already.
+    Raises:
+        ConfigError: a config that cannot be read, or a trainer that there is not.
     """
-    paths, overrides = _split([word for word in words if word not in HELP])
-    document = load_yaml(Path(paths[0])) if paths and paths[0].endswith(SUFFIXES) else {}
-    parser = SectionParser(_trainer([*document.items(), *overrides]))
-    parser.usage = argparse.SUPPRESS if usage is None else usage
-    parser.print_help()
-
-
-class SectionHelp(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows an option as `--section.key VALUE [--flat_name]`."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        flat, name = action.option_strings[0], action.option_strings[-1]
-        return f"{name} {self._format_args(action, 'VALUE')}  [{flat}]"
+    leading, overrides = _split(words)
+    paths = [path for word in leading if (path := find_or_none(word)) is not None]
+    document = load_yaml(paths[-1]) if paths else {}
+    return SectionParser(_trainer([*document.items(), *overrides]))
 
 
 class SectionParser(argparse.ArgumentParser):
-    """Knows every option of one trainer, its spellings, and how its text becomes a value."""
+    """Knows every option of one trainer, its spellings, and how its text becomes a value.
 
-    def __init__(self, trainer: str):
-        super().__init__(add_help=False, allow_abbrev=False, formatter_class=SectionHelp)
-        self.trainer = trainer
+    Args:
+        trainer: a key of `TRAINERS`.
+        beside: options that are not among them, which an unknown name may have meant.
+    """
+
+    def __init__(self, trainer: str, beside: Collection[str] = ()):
+        super().__init__(add_help=False, allow_abbrev=False)
+        self.trainer, self.beside = trainer, beside
+        self.refused = names_in(*REFUSED[trainer])
         self.options: dict[str, Declared] = {}  # by field name
         self.names: dict[str, str] = {}  # spelling -> field name
         self.dotted: dict[str, str] = {}  # field name -> section.key
-        groups = {section: self.add_argument_group(section, text) for section, text in SECTIONS.items()}
         for place in (*COMMON, TRAINERS[trainer]):
             for option in declared(*place).values():
                 if not (option.name in SHARED and option.name in self.dotted):
-                    self._add(option, groups)
+                    self._add(option)
 
-    def _add(self, option: Declared, groups: dict[str, Any]) -> None:
+    def _add(self, option: Declared) -> None:
         name = dotted(option)
         section = name.partition(".")[0]
         self.options[option.name], self.dotted[option.name] = option, name
         self.names |= dict.fromkeys((option.name, name, f"{section}.{option.name}"), option.name)
-        known = f" One of: {', '.join(option.known)}." if option.known else ""
-        text = (option.metadata.get("help", "") + known).replace("%%", "%").replace("%", "%%")
-        groups[section].add_argument(f"--{option.name}", f"--{name}", help=text, **argument(option))
+        self.add_argument(f"--{option.name}", f"--{name}", **argument(option))
+
+    def action(self, name: str) -> argparse.Action:
+        """How argparse reads the text of a field."""
+        return self._option_string_actions[f"--{name}"]
 
     def error(self, message: str):
         """Raise what is wrong as a ConfigError, where argparse would print the usage and exit."""
@@ -188,12 +182,14 @@ class SectionParser(argparse.ArgumentParser):
         if others and section in (*SECTIONS, ""):
             return f"only trainer {others[0]} has it, and this is trainer {self.trainer}"
         known = f"sections are {', '.join(SECTIONS)}" if section and section not in SECTIONS else "see --help"
-        close = difflib.get_close_matches(spelling, self.names, n=1)
+        close = difflib.get_close_matches(spelling, [*self.beside, *self.names], n=1)
+        if close and close[0] in self.beside:
+            return f"did you mean --{close[0]}, an option of the command?"
         return f"did you mean {self.dotted[self.names[close[0]]]!r}? ({known})" if close else known
 
     def _convert(self, name: str, raw: Any) -> Any:
         """The value of a field, from what YAML read or the texts after an option; None keeps the default."""
-        action, option = self._option_string_actions[f"--{name}"], self.options[name]
+        action, option = self.action(name), self.options[name]
         if raw is None or raw == "null":
             return None
         if isinstance(raw, str) and admits(option, dict):

@@ -13,6 +13,7 @@ NO_TOOLS = "a diffusion sampler fills one canvas; there are no tool-calling turn
 OWN_HEAD = "the scorer projects the masked positions itself, past TRL's patched head"
 OWN_MODEL = "trainers/models/loading.py builds the model: set model.dtype, model.attn_implementation, ... instead"
 FIXED_CANVAS = "the canvas has a fixed length and EOS fills its tail: set generation.max_completion_length"
+NO_ENTROPY_TERM = "entropies are measured here without a gradient"
 NO_LIGER = "its kernels are written for causal models and deprecated by TRL"
 
 # GRPO options that a diffusion sampler cannot honour: name -> reason. Refused rather than ignored.
@@ -32,6 +33,8 @@ UNSUPPORTED = {
     "use_liger_kernel": NO_LIGER,
     "model_init_kwargs": OWN_MODEL,
     "pad_to_multiple_of": FIXED_CANVAS,
+    "entropy_coef": NO_ENTROPY_TERM,
+    "use_adaptive_entropy": NO_ENTROPY_TERM,
     "neftune_noise_alpha": "noise in the embeddings moves the policy ratio away from 1 without any update",
 }
 

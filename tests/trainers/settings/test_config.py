@@ -655,21 +655,6 @@ def test_every_option_of_ours_has_a_section_and_help(ours, trl):
             assert option.metadata["help"]
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["-h"], ["--trainer", "sft", "--help"]])
-def test_help_groups_options_by_section(argv, capsys):
-    with pytest.raises(SystemExit) as caught:
-        parse(argv)
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
-    places = [text.index(f"\n{section}:\n") for section in SECTIONS]
-    assert places == sorted(places)
-    assert "--generation.steps VALUE  [--max_timesteps]" in text
-    assert "--loss.alpha_schedule" in text
-    assert ("--training.packing" in text) == ("sft" in argv)
-    assert "cost of ~10% slower performance" in " ".join(text.split())
-    assert "'option_strings'" not in text  # what argparse prints for a help text with a bare %
-
-
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_config_parses_and_round_trips(path, write):
     config = parse([str(path)])
