@@ -7,14 +7,8 @@ from dataclasses import dataclass
 
 from trainers.settings.declarations import Declared, Unknown, Values, declared, names_in
 from trainers.settings.options import SECTIONS, dotted
-from trainers.settings.parser import COMMON, TRAINERS
+from trainers.settings.parser import COMMON, REFUSED, TRAINERS
 
-# trainer -> where the options of TRL are listed that it refuses
-REFUSED = {
-    "grpo": ("trainers.settings.unsupported", "UNSUPPORTED"),
-    "sft": ("trainers.settings.unsupported", "UNSUPPORTED_SFT"),
-    "dpo": ("trainers.settings.dpo", "UNSUPPORTED_DPO"),
-}
 LIBRARIES = {
     "transformers": [("transformers.training_args", "TrainingArguments")],
     "TRL": [("trl", "GRPOConfig"), ("trl", "SFTConfig"), ("trl", "DPOConfig")],

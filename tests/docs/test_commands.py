@@ -98,6 +98,13 @@ def test_words_are_those_that_bash_passes_on(workspace):
     assert call == Call(("python", "scripts/train.py", "a.yaml", "--seed", "1", "--task.options", '{"n": 2}'))
 
 
+def test_a_config_by_its_name_is_the_config():
+    commands = [
+        Command("train", (name, "--seed", "1")) for name in ("sft_gsm8k", "configs/sft_gsm8k.yaml", "vrpo_gsm8k")
+    ]
+    assert kinds(commands) == [commands[0], commands[2]]
+
+
 def test_sizes_take_the_place_of_those_that_a_command_has():
     words = ("configs/trajectory_nelbo_gsm8k.yaml", "--max_steps", "1000", "--task.test_size", "9", "--seed", "3")
     short = shrunk(Command("train", words))

@@ -1,11 +1,13 @@
 """Commands that a text shows, with sizes that take seconds; those that cannot be run here, each with its reason."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from shown import Command
 
 from trainers.settings.parser import SectionParser, read
+from trainers.settings.shipped import find_or_none
 
 # commands that are read and not run: script -> why
 NOT_RUN = {
@@ -72,8 +74,15 @@ def shrunk(command: Command) -> list[str]:
     return [*words, *(part for name, value in {**given, **settings}.items() for part in (f"--{name}", value))]
 
 
+def _config(words: Sequence[str]) -> Path | None:
+    """The config that a command names, by its path or by its name."""
+    leading = takewhile(lambda word: not word.startswith("--"), words)
+    return next((path.resolve() for path in map(find_or_none, leading) if path is not None), None)
+
+
 def _config_words(words: list[str]) -> list[str]:
-    return [word for word in words if word.endswith((".yaml", ".yml"))][:1] + _option(words, "--trainer")
+    config = _config(words)
+    return [*([str(config)] if config else []), *_option(words, "--trainer")]
 
 
 def _option(words: list[str], name: str) -> list[str]:
@@ -112,10 +121,10 @@ def lacking(command: Command, folder: Path) -> str | None:
 
 def kinds(commands: list[Command]) -> list[Command]:
     """The first command of each kind: of train for each config, of others for each command."""
-    first: dict[tuple[str, ...], Command] = {}
+    first: dict[tuple[str, Path | None], Command] = {}
     for command in commands:
-        configs = tuple(word for word in command.words if word.endswith((".yaml", ".yml")))
-        first.setdefault((command.script, *(configs if command.script == "train" else ())), command)
+        config = _config(command.words) if command.script == "train" else None
+        first.setdefault((command.script, config), command)
     return list(first.values())
 
 

@@ -36,8 +36,11 @@ def commands_in(call: Call) -> list[Command]:
     """
     name, *words = (PLACEHOLDERS.get(word, word) for word in call.words)
     if name == "trajectory-nelbo":
-        assert words and (SCRIPTS / f"{words[0]}.py").exists(), f"{call}: no such command"
-        return [Command(words[0], tuple(words[1:]))]
+        if not words or words[0].startswith("-"):
+            return []  # it lists its commands
+        script = words[0].replace("-", "_")
+        assert (SCRIPTS / f"{script}.py").exists(), f"{call}: no such command"
+        return [Command(script, tuple(words[1:]))]
     if name == "make":
         return _of_make(words)
     if name == "pip":
