@@ -13,6 +13,7 @@ TRAINS = "trains from start to report"
 FAMILIES = "every family of models"
 ATTACKS = "attacks the sandbox, and waits for its limits"
 MATRIX = "every combination of options"
+SITE = "builds the whole documentation"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ SLOW = {
     ),
     "scripts/test_scripts.py": Slow(TRAINS),
     "scripts/test_export.py": Slow(TRAINS),
+    "docs/test_commands.py::test_the_first_command_of_each_kind_runs": Slow(TRAINS),
+    "docs/test_notebook.py::test_the_notebook_runs": Slow(TRAINS),
+    "docs/test_python_blocks.py::test_the_python_of_a_page_runs": Slow(TRAINS),
+    "docs/test_site.py::test_generated_pages_hold_what_the_code_says": Slow(SITE),
+    "docs/test_site.py::test_nothing_is_fetched_from_elsewhere_when_a_page_is_read": Slow(SITE),
     "trainers/rewarding/test_hacking.py::test_a_run_that_hacks_its_reward_is_flagged_in_report_and_picture": Slow(
         TRAINS
     ),
