@@ -13,6 +13,7 @@ NO_TOOLS = "a diffusion sampler fills one canvas; there are no tool-calling turn
 OWN_HEAD = "the scorer projects the masked positions itself, past TRL's patched head"
 OWN_MODEL = "trainers/models/loading.py builds the model: set model.dtype, model.attn_implementation, ... instead"
 FIXED_CANVAS = "the canvas has a fixed length and EOS fills its tail: set generation.max_completion_length"
+OWN_FORMAT = "prompts are in the model's own format: see task.chat_template, or load_policy(..., chat_template=...)"
 NO_LIGER = "its kernels are written for causal models and deprecated by TRL"
 
 # GRPO options that a diffusion sampler cannot honour: name -> reason. Refused rather than ignored.
@@ -30,7 +31,7 @@ UNSUPPORTED = {
     "max_tool_calling_iterations": NO_TOOLS,
     "cast_lm_head_to_fp32": OWN_HEAD,
     "use_liger_kernel": NO_LIGER,
-    "model_init_kwargs": OWN_MODEL,
+    "chat_template_kwargs": OWN_FORMAT,
     "pad_to_multiple_of": FIXED_CANVAS,
     "neftune_noise_alpha": "noise in the embeddings moves the policy ratio away from 1 without any update",
 }
@@ -42,8 +43,15 @@ UNSUPPORTED_SFT = {
     "pad_to_multiple_of": FIXED_CANVAS,
     "loss_type": "the loss is the diffusion bound: see section loss",
     "use_liger_kernel": NO_LIGER,
-    "model_init_kwargs": OWN_MODEL,
+    "assistant_only_loss": "the loss is that of the completion: of messages, that of the last one",
+    "chat_template_path": OWN_FORMAT,
+    "eos_token": OWN_FORMAT,
+    "dataset_text_field": "a text alone does not say where the completion begins: set columns prompt and completion",
+    "dataset_kwargs": "texts are tokenised by the trainer, in the model's own format",
 }
+
+# Of a config file, whose section model says how the model is loaded; in Python a model that is given by name takes them.
+UNSUPPORTED_IN_FILES = {"model_init_kwargs": OWN_MODEL}
 
 
 def check_supported(args: GRPOConfig | SFTConfig) -> None:
