@@ -50,7 +50,7 @@ UNSUPPORTED_SFT = {
     "dataset_kwargs": "texts are tokenised by the trainer, in the model's own format",
 }
 
-# Of a config file, whose section model says how the model is loaded; in Python a model that is given by name takes them.
+# Of a config file, whose section model says how a model is loaded. In Python a model that is named takes them.
 UNSUPPORTED_IN_FILES = {"model_init_kwargs": OWN_MODEL}
 
 
