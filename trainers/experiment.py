@@ -3,22 +3,19 @@
 from pathlib import Path
 from types import ModuleType
 
-import torch.distributed as dist
 from datasets import Dataset
 
-from core.denoisers import CachedDenoiser
 from core.masking_strategy import sync_masking_with_nelbo
 from trainers.dpo.preferences import preference_pairs
 from trainers.dpo.trainer import DiffusionDPOTrainer
 from trainers.evaluating.evaluation import Evaluator
 from trainers.evaluating.identity import data_hash
 from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
+from trainers.inputs.model import load_for
 from trainers.models.adapters import lora_config
-from trainers.models.loading import load_policy
 from trainers.models.policy import Policy
 from trainers.saving.provenance import Provenance
 from trainers.settings.config import ExperimentConfig
-from trainers.settings.diffusion import DiffusionArguments, check_block_causal
 from trainers.settings.dpo import DiffusionDPOConfig
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.objects import build_loss, build_masking
@@ -31,23 +28,8 @@ def load_experiment_policy(config: ExperimentConfig, train: Dataset) -> Policy:
     """The policy, asked in the format that the task section settles; a fresh tokenizer is trained on the training
     split."""
     corpus = (text_of(prompt) + text for prompt, text in zip(train["prompt"], train["completion"], strict=True))
-    form = config.task.chat_template, config.task.system_prompt
-    policy = load_policy(config.model, corpus, config.training.block_length, *form)
-    if policy.block_length is not None:  # what its family is, if the config did not say it
-        check_block_causal(config.training)
-        _say_if_uncached(policy, config.training)
-    return policy
-
-
-def _say_if_uncached(policy: Policy, args: DiffusionArguments) -> None:
-    """One line where an exact cache is asked for, and a model of blocks has none: the texts are the same, later."""
-    if args.cache != "exact" or isinstance(policy.denoiser(), CachedDenoiser):
-        return
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        print(
-            f"generation.cache=exact: {type(policy.model).__name__} stores no keys and values that can be read again, "
-            "so every evaluation of a rollout runs the prompt and all blocks before"
-        )
+    form = {"chat_template": config.task.chat_template, "system_prompt": config.task.system_prompt}
+    return load_for(config.training, config.model, corpus=corpus, **form)
 
 
 def build_trainer(

@@ -22,7 +22,7 @@ FLOORS = [
     ("trainers.tasks", "trainers.rollouts", "trainers.collating", "trainers.exposure"),
     ("trainers.settings",),
     ("trainers.models", "trainers.faults"),
-    ("trainers.distributed", "trainers.commands"),
+    ("trainers.distributed", "trainers.commands", "trainers.inputs"),
     ("trainers.saving",),
     ("trainers.evaluating", "trainers.rewarding", "trainers.benchmarking"),
     ("trainers.memory_budget", "trainers.reporting", "trainers.task_loading"),

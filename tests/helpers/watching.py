@@ -6,6 +6,7 @@ from peft import LoraConfig
 from core.scoring import Draws, by_sign
 from trainers.grpo.states import DRAWS
 from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
+from trainers.tasks.verdicts import text_of
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 # 4 micro-batches of 4 rows a rollout, 2 micro-batches an update, every rollout used twice
@@ -19,7 +20,7 @@ REUSED = {
 
 def digit_reward(completions, **kwargs):
     """Share of digits among the characters; random weights give it spread."""
-    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
+    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in map(text_of, completions)]
 
 
 def share_of_sevens(completions, **kwargs):

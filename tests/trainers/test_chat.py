@@ -121,12 +121,12 @@ def test_messages_for_a_model_without_a_template_are_refused_before_work(make_po
 # ---- the end of a turn ends a completion ----------------------------------------------------------------------------
 
 
-def test_rollouts_end_with_the_turn_are_filled_with_eos_and_rewarded_as_texts(policy, grpo_args, splits):
+def test_rollouts_end_with_the_turn_are_filled_with_eos_and_rewarded_as_messages(policy, grpo_args, splits):
     rewarded = []
 
     def reward(prompts, completions, **kwargs):
         rewarded.extend(zip(prompts, completions, strict=True))
-        return digit_reward(completions)
+        return digit_reward([told[0]["content"] for told in completions])
 
     rows = messages_of(splits["train"].select(range(16)))
     trainer = grpo(policy, grpo_args(temperature=1.0, nelbo_replay="segments"), rows, reward)
@@ -142,15 +142,9 @@ def test_rollouts_end_with_the_turn_are_filled_with_eos_and_rewarded_as_texts(po
         assert trajectory.completion_ids[row].tolist() == text + [eos] * (len(trajectory.ids[row]) - len(text))
     assert batch["completion_mask"].sum(dim=1).tolist() == trajectory.lengths.tolist(), "TRL counts the same tokens"
     special = policy.tokenizer.convert_ids_to_tokens([end, eos])
-    assert all(isinstance(text, str) and not any(token in text for token in special) for _, text in rewarded)
-    assert [prompt for prompt, _ in rewarded] == rewarded_prompts(policy, rows, trainer)
-
-
-def rewarded_prompts(policy, rows, trainer):
-    """The texts behind which the completions of `rollout_of` start."""
-    groups = 8 // trainer.num_generations
-    texts = [policy.format.render(policy.tokenizer, rows[i]["prompt"]) for i in range(groups)]
-    return [text for text in texts for _ in range(trainer.num_generations)]
+    assert [prompt for prompt, _ in rewarded] == [rows[row // trainer.num_generations]["prompt"] for row in range(8)]
+    assert all([message["role"] for message in told] == ["assistant"] for _, told in rewarded)
+    assert not any(token in told[0]["content"] for _, told in rewarded for token in special)
 
 
 def test_canvases_of_sft_are_those_that_a_rollout_of_the_same_text_leaves(policy, make_sft, splits):

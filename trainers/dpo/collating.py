@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from trainers.collating import IGNORED, CanvasCollator
+from trainers.inputs.rows import prompt_and_pair
 from trainers.models.formats import PromptFormat
 from trainers.settings.options import ConfigError
 
@@ -35,9 +36,12 @@ class PairCollator(CanvasCollator):
         }
 
 
-def tokenised(row: dict[str, Any], form: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+def tokenised(
+    row: dict[str, Any], place: int, form: PromptFormat, tokenizer: PreTrainedTokenizerBase, name: str
+) -> dict[str, list[int]]:
     """``prompt_ids``, and ``chosen_ids`` and ``rejected_ids`` with their ends, behind one and the same prompt."""
-    texts = [form.join(tokenizer, row["prompt"], row[text]) for text in TEXTS]
+    asked, *answers = prompt_and_pair(row, name, place)
+    texts = [form.join(tokenizer, asked, answer) for answer in answers]
     start = min(len(prompt) for prompt, _ in texts)
     chosen, rejected = (prompt + completion for prompt, completion in texts)
     return {"prompt_ids": chosen[:start], "chosen_ids": chosen[start:], "rejected_ids": rejected[start:]}

@@ -19,8 +19,9 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset
+from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput, global_then_local_main_first, use_adapter
@@ -31,10 +32,12 @@ from trainers.distributed.randomness import generator_at
 from trainers.distributed.sharding import ShardedTrainer
 from trainers.dpo.collating import TEXTS, PairCollator, check_lengths, tokenised
 from trainers.faults.tolerant import FaultTolerant
+from trainers.inputs.model import Model, fitting, handed_to_trl, policy_of
+from trainers.inputs.options import UNTAKEN_DPO, options_of, refuse_arguments
+from trainers.inputs.rows import check_datasets, data_name, named
 from trainers.models.activations import checkpoint_activations
 from trainers.models.adapters import REFERENCE, match_reference
 from trainers.models.dropout import disable_dropout
-from trainers.models.policy import Policy
 from trainers.models.reference import frozen_copy
 from trainers.saving.saving import SelfContained
 from trainers.settings.dpo import UNSUPPORTED_DPO, DiffusionDPOConfig
@@ -68,13 +71,28 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
     create_accelerator_and_postprocess (ShardedTrainer): FSDP2 also on CPU, and refusals of what cannot be sharded
 
     Args:
-        policy: the model to train; the reference is what it is now.
-        args: its options.
-        train_dataset, eval_dataset: rows with ``prompt``, ``chosen`` and ``rejected``.
-        kwargs: further arguments of `trl.DPOTrainer` (callbacks, peft_config, optimizers).
+        model (`str`, `PreTrainedModel`, `PeftModel` or `Policy`): what to train, as `ImprovedDiffuGRPOTrainer` has it;
+            the reference is what it is now.
+        args (`DiffusionDPOConfig`, *optional*): options; by default those of a new config, and ``output_dir`` is
+            "{name of the model}-DPO".
+        train_dataset (`datasets.Dataset`): rows with ``prompt``, ``chosen`` and ``rejected``, texts or messages; or
+            without a prompt, which is then what both begin with.
+        eval_dataset (`datasets.Dataset` or `dict` of them, *optional*): the same.
+        processing_class (`PreTrainedTokenizerBase`, *optional*): the tokenizer, by default that of the checkpoint.
+        peft_config (`peft.PeftConfig`, *optional*): trains a new adapter instead of all weights.
+        kwargs: further arguments of `trl.DPOTrainer` (callbacks, optimizers).
 
     Raises:
-        ConfigError: a text that does not fit its canvas.
+        ConfigError: an argument that cannot be used, in one line; before the model is loaded, where it can be known.
+            A text that does not fit its canvas.
+
+    Example:
+        ```python
+        pairs = [{"prompt": f"{i} + 1 =", "chosen": f" {i + 1}", "rejected": f" {i}"} for i in range(64)]
+        args = DiffusionDPOConfig("runs/pairs", max_completion_length=8, max_timesteps=8, max_steps=10)
+        trainer = DiffusionDPOTrainer(model="tiny", args=args, train_dataset=Dataset.from_list(pairs))
+        trainer.train()
+        ```
     """
 
     args: DiffusionDPOConfig
@@ -86,39 +104,46 @@ class DiffusionDPOTrainer(SelfContained, ShardedTrainer, FaultTolerant, DPOTrain
 
     def __init__(
         self,
-        policy: Policy,
-        args: DiffusionDPOConfig,
-        train_dataset: Dataset,
-        eval_dataset: Dataset | None = None,
+        model: Model,
+        args: DiffusionDPOConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ):
+        further = refuse_arguments(kwargs, UNTAKEN_DPO)
+        args = options_of(DiffusionDPOConfig, args, model, "DPO")
         refuse(args, UNSUPPORTED_DPO)
-        self.policy = policy
+        check_datasets(self.trainer_name, train_dataset, eval_dataset)
+        self.policy = policy = policy_of(model, args, processing_class)
+        adapter = fitting(peft_config, policy)
         args.max_length = None  # the canvas is the limit, checked below
         if args.disable_dropout:
             disable_dropout(policy.model)
-        reference = frozen_copy(policy, kwargs.get("peft_config"))
+        reference = frozen_copy(policy, adapter)
         checkpoint_activations(policy, args)
-        super().__init__(
-            model=policy.model,
-            ref_model=reference,
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=policy.tokenizer,
-            data_collator=PairCollator(args.max_completion_length, policy.pad_id, policy.eos_id),
-            **kwargs,
-        )
+        with handed_to_trl(policy, args):
+            super().__init__(
+                model=policy.model,
+                ref_model=reference,
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=policy.tokenizer,
+                data_collator=PairCollator(args.max_completion_length, policy.pad_id, policy.eos_id),
+                peft_config=adapter,
+                **further,
+            )
         match_reference(self.model)
         self._build_collaborators()
-        for pairs in (self.train_dataset, self.eval_dataset):
-            if pairs is not None:
-                check_lengths(pairs, args.max_completion_length, policy.eos_ids)
+        for pairs in (self.train_dataset, *named(self.eval_dataset).values()):
+            check_lengths(pairs, args.max_completion_length, policy.eos_ids)
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
-        own = {"form": self.policy.format, "tokenizer": self.policy.tokenizer}
+        own = {"form": self.policy.format, "tokenizer": self.policy.tokenizer, "name": data_name(args[-1])}
         with global_then_local_main_first():
-            return dataset.map(tokenised, fn_kwargs=own, desc="Tokenizing")
+            return dataset.map(tokenised, with_indices=True, fn_kwargs=own, desc="Tokenizing")
 
     def _build_collaborators(self) -> None:
         """The objects that draw and score, and what TRL is told of them."""

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from core.alpha_schedule import AlphaSchedule
 from core.denoisers import EmbeddingDenoiser
@@ -16,7 +14,6 @@ from core.sampling import draw_keys
 from core.scoring.share import Share
 from core.trajectory import Trajectory
 from trainers.grpo.position import Position
-from trainers.models.formats import PromptFormat
 from trainers.models.policy import Policy
 from trainers.rollouts import balanced, compiled_body, exchanged, roll_out
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
@@ -69,16 +66,3 @@ class Roller:
             own = dealt[self.share.rank]
             part = roll_out(sampler, [prompt_ids[place] for place in own], keys[own], *rest)
             return exchanged(part, dealt, self.share)
-
-
-def rendered(policy: Policy, rows: Dataset) -> Dataset:
-    """Rows whose prompts are the texts behind which completions start: TRL then takes no template of its own, and
-    rewards get texts."""
-    policy.format.render(policy.tokenizer, rows[0]["prompt"])  # bare text stays, and messages are refused here
-    if not policy.format.chat:
-        return rows
-    return rows.map(_with_text, fn_kwargs={"form": policy.format, "tokenizer": policy.tokenizer})
-
-
-def _with_text(row: dict[str, Any], form: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    return {"prompt": form.render(tokenizer, row["prompt"])}

@@ -6,12 +6,15 @@ in use, `core.likelihoods`, on states that are drawn once: `trainers.grpo.states
 one place where TRL is overridden for that; the work is done by objects that it holds.
 """
 
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Sampler
+from transformers import PreTrainedTokenizerBase
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
@@ -26,22 +29,25 @@ from trainers.grpo.off_policy import TokenWeights
 from trainers.grpo.position import Cadence, Position
 from trainers.grpo.reference import adopt, untold
 from trainers.grpo.resuming import ResumableSampler, RolloutBuffer
-from trainers.grpo.rollout import Roller, rendered
+from trainers.grpo.rollout import Roller
 from trainers.grpo.scoring import Scorer, is_policy
 from trainers.grpo.states import OLD, PickedStates, StoredStates, pick
 from trainers.grpo.wd1 import wd1_weights
+from trainers.inputs.model import Model, fitting, handed_to_trl, policy_of
+from trainers.inputs.options import UNTAKEN_GRPO, options_of, refuse_arguments
+from trainers.inputs.rows import TRAIN, check_datasets, check_prompts, named
 from trainers.memory_budget import MemoryBudget
 from trainers.models.activations import checkpoint_activations
 from trainers.models.adapters import match_reference
 from trainers.models.dropout import disable_dropout
-from trainers.models.policy import Policy
 from trainers.models.reference import frozen_copy
-from trainers.rewarding.tolerant import FaultTolerantRewards
+from trainers.rewarding.tolerant import FaultTolerantRewards, checked_rewards
 from trainers.saving.saving import SelfContained
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.objects import build_likelihood, build_masking, build_scheduled_sampling
 from trainers.settings.options import ConfigError, require
 from trainers.settings.unsupported import check_supported
+from trainers.tasks.messages import Prompt
 
 
 class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewards, FaultTolerant, GRPOTrainer):  # pyright: ignore[reportIncompatibleMethodOverride]  TRL takes fewer kinds of data sets than transformers
@@ -49,7 +55,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
 
     What is redefined of TRL 1.16 and transformers 5, constructors apart, and by which class:
 
-    _tokenize_prompts (ImprovedDiffuGRPOTrainer): prompts are in the policy's own format already
+    _tokenize_prompts (ImprovedDiffuGRPOTrainer): prompts become tokens in the policy's own format
     _generate_single_turn (ImprovedDiffuGRPOTrainer): completions come from the denoising loop
     _generate_and_score_completions (ImprovedDiffuGRPOTrainer): puts the drawn states into the batch
     _generate_and_score_completions (FaultTolerantRewards): logs means of the rewards that are known
@@ -75,13 +81,46 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
     create_accelerator_and_postprocess (ShardedTrainer): FSDP2 also on CPU, and refusals of what cannot be sharded
 
     Args:
-        policy: the model to train.
-        reward_funcs: TRL reward functions; what fails is left out (`trainers/rewarding/tolerant.py`).
-        args: options.
-        train_dataset, eval_dataset: rows with ``prompt`` and whatever the rewards read, which get prompts as texts in
-            the policy's format, and completions as texts.
-        kwargs: further arguments of `FaultTolerantRewards` (verify, reward_time_limit) and of `trl.GRPOTrainer`
-            (callbacks, peft_config, optimizers).
+        model (`str`, `PreTrainedModel`, `PeftModel` or `Policy`): what to train.
+            A hub id, a directory or an embedded name ("GSAI-ML/LLaDA-8B-Instruct", "runs/sft/model", "tiny") is
+            loaded in float32 unless ``args.model_init_kwargs`` says otherwise; an adapter's directory is merged into
+            its base model. A model in memory is examined as one that is loaded. `trainers.load_policy` makes a
+            `Policy` with any other option of the model section; it is taken as it is.
+        reward_funcs (function, `str` or `PreTrainedModel`, or a list of them): what completions are worth.
+            A function gets, by keyword, ``prompts``, ``completions``, ``completion_ids``, every other column of the
+            data set and TRL's ``trainer_state``, ``log_extra`` and ``log_metric``, as far as it takes them, and
+            returns one number (or None) a completion. It may be a coroutine function. Where prompts are messages,
+            completions are too, ``[{"role": "assistant", "content": "..."}]``; else both are texts. What fails is
+            left out (`trainers/rewarding/tolerant.py`). A reward model is called as TRL calls it; one that is named is
+            loaded with the defaults of transformers.
+        args (`ImprovedDiffuGRPOConfig`, *optional*): options; by default those of a new config, and ``output_dir`` is
+            "{name of the model}-GRPO".
+        train_dataset (`datasets.Dataset`): rows with ``prompt``, a text or messages, and whatever the rewards read.
+        eval_dataset (`datasets.Dataset` or `dict` of them, *optional*): the same.
+        processing_class (`PreTrainedTokenizerBase`, *optional*): the tokenizer, by default that of the checkpoint.
+        peft_config (`peft.PeftConfig`, *optional*): trains a new adapter instead of all weights.
+        verify (function, *optional*): (completion, answer) -> a verdict with ``strict``, which is logged as
+            ``accuracy/strict``; the rows have a column ``answer`` then.
+        reward_time_limit (`float`, *optional*): seconds a call of a reward or of ``verify`` may take.
+        kwargs: further arguments of `trl.GRPOTrainer` (callbacks, optimizers, reward_processing_classes).
+
+    Raises:
+        ConfigError: an argument that cannot be used, in one line; before the model is loaded, where it can be known.
+
+    Example:
+        ```python
+        def digits(completions, **kwargs):
+            return [sum(character.isdigit() for character in text) / 10 for text in completions]
+
+        trainer = ImprovedDiffuGRPOTrainer(
+            model="tiny",
+            reward_funcs=digits,
+            args=ImprovedDiffuGRPOConfig("runs/digits", max_completion_length=16, max_timesteps=8, max_steps=10),
+            train_dataset=Dataset.from_list([{"prompt": f"Say {i}." } for i in range(64)]),
+        )
+        trainer.train()
+        trainer.save_model("runs/digits/model")  # which `model=` takes again
+        ```
     """
 
     args: ImprovedDiffuGRPOConfig
@@ -92,34 +131,41 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
 
     def __init__(
         self,
-        policy: Policy,
-        reward_funcs: list[Any],
-        args: ImprovedDiffuGRPOConfig,
-        train_dataset: Any,
-        eval_dataset: Any = None,
+        model: Model,
+        reward_funcs: Any,
+        args: ImprovedDiffuGRPOConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ):
+        further = refuse_arguments(kwargs, UNTAKEN_GRPO)
+        args = options_of(ImprovedDiffuGRPOConfig, args, model, "GRPO")
         check_supported(args)
+        check_datasets(self.trainer_name, train_dataset, eval_dataset)
+        assert train_dataset is not None
+        rewards = checked_rewards(reward_funcs, args, train_dataset.column_names, kwargs.get("verify"))
         _check_size(args, len(train_dataset))
-        self.policy = policy
-        self.likelihood = build_likelihood(args, policy.block_length)
-        self.masking_strategy = build_masking(args)
-        self.schedule = sync_masking_with_nelbo(self.masking_strategy, self.likelihood)
-        self.scheduled = build_scheduled_sampling(args)
-        self.likelihood.states_per_forward = args.states_per_forward
+        self.policy = policy = policy_of(model, args, processing_class)
+        adapter = fitting(peft_config, policy)
+        for name, rows in {TRAIN: train_dataset, **named(eval_dataset)}.items():
+            check_prompts(rows, name, partial(policy.format.render, policy.tokenizer))
+        self._build_objects(args)
         if args.disable_dropout:
             disable_dropout(policy.model)
-        reference = frozen_copy(policy, kwargs.get("peft_config")) if args.beta != 0.0 else None
+        reference = frozen_copy(policy, adapter) if args.beta != 0.0 else None
         checkpoint_activations(policy, args)
-        with untold(args, reference):
+        with untold(args, reference), handed_to_trl(policy, args):
             super().__init__(
                 model=policy.model,
-                reward_funcs=reward_funcs,
+                reward_funcs=rewards,
                 args=args,
-                train_dataset=rendered(policy, train_dataset),
-                eval_dataset=eval_dataset and rendered(policy, eval_dataset),
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
                 processing_class=policy.tokenizer,
-                **kwargs,
+                peft_config=adapter,
+                **further,
             )
         self.eos_token_ids = list(policy.eos_ids)  # TRL takes whatever the checkpoint declares, in any format
         match_reference(self.model)
@@ -129,6 +175,14 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
             synced = self.shards_weights and args.sync_ref_model
             require(args, "sync_ref_model", not synced, f"false under {PARTS}")
             adopt(self, args, reference)
+
+    def _build_objects(self, args: ImprovedDiffuGRPOConfig) -> None:
+        """Likelihood, masking and walks on one schedule, which need nothing of TRL's."""
+        self.likelihood = build_likelihood(args, self.policy.block_length)
+        self.masking_strategy = build_masking(args)
+        self.schedule = sync_masking_with_nelbo(self.masking_strategy, self.likelihood)
+        self.scheduled = build_scheduled_sampling(args)
+        self.likelihood.states_per_forward = args.states_per_forward
 
     def _build_collaborators(self) -> None:
         """The objects that do the work, from the bottom up."""
@@ -167,8 +221,8 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
 
     # ---- rollout -------------------------------------------------------------------------------------------------
 
-    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        return self.policy.format.tokenize(self.policy.tokenizer, prompts), None, {}
+    def _tokenize_prompts(self, prompts: list[Prompt]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return self.policy.encode(prompts), None, {}
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
         assert_schedules_consistent(self.masking_strategy, self.likelihood)

@@ -49,10 +49,10 @@ def lora_config(arguments: ModelArguments, model: PreTrainedModel | PeftModel | 
     if shape["target_modules"] is None and model is not None and has_experts(model.config):
         # a layer has hundreds of experts, whose adapters would outweigh the rest, and each sees few tokens
         fresh["target_modules"] = attention_linears(model)
-    return LoraConfig(**fresh, task_type=_task_type(model))
+    return LoraConfig(**fresh, task_type=task_type(model))
 
 
-def _task_type(model: PreTrainedModel | None) -> str | None:
+def task_type(model: PreTrainedModel | None) -> str | None:
     """Of peft's wrappers, the one for causal models where it fits: it wants a model that can generate by itself, and
     hands on arguments that code which a checkpoint brings along may not take. None: the plain one."""
     if model is None:
@@ -114,7 +114,7 @@ class Adapter:
             self._check_shape(arguments)
         # peft looks up the base model's config when it saves: where it is, and not under the name that it has anywhere
         self.config.base_model_name_or_path = model.name_or_path
-        self.config.task_type = _task_type(model)
+        self.config.task_type = task_type(model)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what is missing is an error below

@@ -1,13 +1,7 @@
-"""How a named model becomes a policy: weights, tokenizer, and how both are to be read.
-
-What a checkpoint is comes from its family (`trainers.models.families`) and its own files, is overridden by the user's
-options, and is then seen by running it (`trainers.models.probes`). The result is written into the config, so that what
-is saved is loaded as it was trained.
-"""
+"""How a named model becomes a policy: weights and tokenizer from files, then `trainers.models.settling`."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import (
@@ -17,7 +11,6 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,34 +20,15 @@ from trainers.models import remote_code
 from trainers.models.adapters import Adapter, read_adapter
 from trainers.models.embedded import place_of
 from trainers.models.explaining import explained
-from trainers.models.families import AUTOREGRESSIVE, FAMILIES, MASKED_LM, SETTLED, Nature, family_of, nature_of
-from trainers.models.formats import declared_ends, settle_format
+from trainers.models.families import AUTOREGRESSIVE, FAMILIES, MASKED_LM, nature_of
 from trainers.models.native.reading import Reading, natively, read_tokenizer
 from trainers.models.policy import Policy
-from trainers.models.probes.looking import Examiner
-from trainers.models.probes.probing import probed
-from trainers.models.special_tokens import complete_tokenizer, name_mask_token
+from trainers.models.settling import Loaded, Wishes, recognise, settled
+from trainers.models.special_tokens import name_mask_token
 from trainers.models.tiny import TINY, build_tiny, build_tokenizer
-from trainers.models.told import as_told
 from trainers.settings.model import ModelArguments
 from trainers.settings.options import ConfigError
 from trainers.settings.task import AUTO
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What comes out of the files of a checkpoint, or is made afresh.
-
-    Attributes:
-        family: a name of `FAMILIES`.
-        nature: how the model is to be read, before the user's options.
-        tokenizer, model: text and weights; of an adapter, those of its base model.
-    """
-
-    family: str
-    nature: Nature
-    tokenizer: PreTrainedTokenizerBase
-    model: PreTrainedModel
 
 
 def load_policy(
@@ -63,6 +37,7 @@ def load_policy(
     block_length: int | None = None,
     chat_template: str = AUTO,
     system_prompt: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Policy:
     """Load or build the named model.
 
@@ -71,6 +46,7 @@ def load_policy(
         corpus: texts to train the tokenizer on; read only for fresh weights of `tiny`.
         block_length: of the sampler, tokens; where the model is block-causal, its own.
         chat_template, system_prompt: of the task section.
+        tokenizer: in place of the checkpoint's own; changed in place.
 
     Raises:
         ConfigError: nothing loadable is there, a file is damaged, tokenizer or model lack what a diffusion model
@@ -79,29 +55,9 @@ def load_policy(
     name = arguments.model_name_or_path
     adapter = None if arguments.from_scratch else read_adapter(arguments)
     base = arguments if adapter is None else adapter.base_arguments(arguments)
-    loaded = _fresh(name, corpus) if arguments.from_scratch else _load_trained(base, adapter, name)
-    model = loaded.model
-    nature = as_told(loaded.nature, FAMILIES[loaded.family], model.config, arguments, block_length)
-    complete_tokenizer(loaded.tokenizer, name)
-    if getattr(model, "generation_config", None) is None:  # TRL writes to it
-        model.generation_config = GenerationConfig()
-    ends = declared_ends(model.config, model.generation_config)
-    told = chat_template, system_prompt, name
-    form = settle_format(loaded.tokenizer, nature, FAMILIES[loaded.family], ends, *told)
-    nature = replace(nature, chat_template=form.chat, system_prompt=form.system_prompt)
-    setattr(model.config, SETTLED, nature.record(loaded.family))
-    # a PeftModel hands on what it is asked for beside its own
-    policy = Policy(
-        model if adapter is None else cast(PreTrainedModel, adapter.applied_to(model, arguments)),
-        loaded.tokenizer,
-        logit_shift=nature.logit_shift,
-        block_length=nature.block_length,
-        prompt_in_blocks=nature.prompt_in_blocks,
-        family=loaded.family,
-        name="" if arguments.from_scratch else base.model_name_or_path,
-        format=form,
-    )
-    return probed(policy, Examiner(name)) if arguments.probe else policy
+    loaded = _fresh(name, corpus) if arguments.from_scratch else _load_trained(base, adapter, name, tokenizer)
+    wishes = Wishes(block_length, chat_template, system_prompt)
+    return settled(loaded, arguments, wishes, "" if arguments.from_scratch else base.model_name_or_path, adapter)
 
 
 # ---- loading -----------------------------------------------------------------------------------------------------
@@ -116,12 +72,14 @@ def _fresh(name: str, corpus: Iterable[str]) -> Loaded:
     return Loaded(AUTOREGRESSIVE, nature_of(model.config, FAMILIES[AUTOREGRESSIVE]), tokenizer, model)
 
 
-def _load_trained(base: ModelArguments, adapter: Adapter | None, name: str) -> Loaded:
+def _load_trained(
+    base: ModelArguments, adapter: Adapter | None, name: str, tokenizer: PreTrainedTokenizerBase | None
+) -> Loaded:
     """A checkpoint; where ``name`` is an adapter's, its base model, and messages say so."""
     if adapter is None:
-        return _load_checkpoint(base)
+        return _load_checkpoint(base, None, tokenizer)
     try:
-        return _load_checkpoint(base, adapter)
+        return _load_checkpoint(base, adapter, tokenizer)
     except ConfigError as error:
         raise ConfigError(
             f"model.name_or_path={name!r}: the base model of this adapter, {adapter.base!r} (model.adapter_base "
@@ -129,7 +87,9 @@ def _load_trained(base: ModelArguments, adapter: Adapter | None, name: str) -> L
         ) from error
 
 
-def _load_checkpoint(arguments: ModelArguments, adapter: Adapter | None = None) -> Loaded:
+def _load_checkpoint(
+    arguments: ModelArguments, adapter: Adapter | None, tokenizer: PreTrainedTokenizerBase | None
+) -> Loaded:
     """What the files of a model say; of an adapter's base model, as its policy was settled."""
     name = arguments.model_name_or_path
     path = place_of(name)
@@ -138,9 +98,10 @@ def _load_checkpoint(arguments: ModelArguments, adapter: Adapter | None = None) 
     config = _load(AutoConfig, path, arguments) if own is None else own.config
     if adapter is not None:
         adapter.settle(config)
-    family, nature = _recognise(config, arguments, own)
-    texts = str(adapter.tokenizer) if adapter is not None and adapter.tokenizer is not None else path
-    tokenizer = _load_tokenizer(texts, arguments, own)
+    family, nature = recognise(config, name, None if own is None else own.record.family)
+    if tokenizer is None:
+        texts = str(adapter.tokenizer) if adapter is not None and adapter.tokenizer is not None else path
+        tokenizer = _load_tokenizer(texts, arguments, own)
     model = _load_model(path, config, arguments, own)
     name_mask_token(tokenizer, model, FAMILIES[family], arguments)
     return Loaded(family, nature, tokenizer, model)
@@ -152,26 +113,23 @@ def _load(auto: Any, path: str, arguments: ModelArguments, **kwargs: Any) -> Any
         return auto.from_pretrained(path, trust_remote_code=arguments.trust_remote_code, **kwargs)
 
 
+def load_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
+    """The tokenizer of the named model, as its files have it.
+
+    Raises:
+        ConfigError: there is none that can be read.
+    """
+    path = place_of(arguments.model_name_or_path)
+    with explained(arguments):
+        own = natively(path, arguments)
+    return _load_tokenizer(path, arguments, own)
+
+
 def _load_tokenizer(path: str, arguments: ModelArguments, own: Reading | None) -> PreTrainedTokenizerBase:
     if own is None:
         return _load(AutoTokenizer, path, arguments)
     with explained(arguments):
         return read_tokenizer(own.record, path)
-
-
-def _recognise(config: PretrainedConfig, arguments: ModelArguments, own: Reading | None) -> tuple[str, Nature]:
-    """Family and nature of a checkpoint; an autoregressive one is made bidirectional."""
-    try:
-        family, record = family_of(config) if own is None else (own.record.family, FAMILIES[own.record.family])
-        nature = nature_of(config, record)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"model.name_or_path={arguments.model_name_or_path!r}: {error}") from error
-    if family == AUTOREGRESSIVE:
-        config.is_causal = False
-    config.use_cache = False
-    if getattr(config, "output_router_logits", False):  # of a mixture of experts: nobody reads them
-        config.output_router_logits = False
-    return family, nature
 
 
 def _load_model(

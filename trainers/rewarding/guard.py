@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 
+from trainers.rewarding.arguments import named_arguments
 from trainers.rewarding.time_limit import TimeUp, within
 
 REWARD_TIME_LIMIT = 60.0  # seconds a call
@@ -102,6 +103,7 @@ class GuardedReward(ABC):
 
     def __init__(self, reward: Callable[..., Any], seconds: float):
         self.reward, self.seconds = reward, seconds
+        self._named = named_arguments(reward)
         self.__name__ = get_callable_name(reward)  # of the metrics
         self.faults: dict[int, Fault] = {}
         self.repeated: Fault | None = None
@@ -109,6 +111,12 @@ class GuardedReward(ABC):
     @abstractmethod
     def __call__(self, *, completions: list[Any], **kwargs: Any) -> Values | Awaitable[Values]:
         """One value a completion, None where the reward says so; `faults` and `repeated` then tell of this call."""
+
+    def _call(self, **handed: Any) -> Any:
+        """The reward, on what it takes of what there is."""
+        if self._named is not None:
+            handed = {name: value for name, value in handed.items() if name in self._named}
+        return self.reward(**handed)
 
     def _settle(self, outcome: list[Judged] | Fault) -> Values:
         judged = _as_list(outcome)
@@ -134,7 +142,7 @@ class GuardedSyncReward(GuardedReward):
         """One call; a fault if all of it failed."""
         try:
             return within(
-                seconds, lambda: read_values(self.reward(completions=completions, **kwargs), len(completions))
+                seconds, lambda: read_values(self._call(completions=completions, **kwargs), len(completions))
             )
         except TimeUp:
             return self._too_late(seconds)
@@ -167,7 +175,7 @@ class GuardedAsyncReward(GuardedReward):
     async def _attempt_async(self, completions: list[Any], kwargs: dict[str, Any]) -> list[Judged] | Fault:
         async def call() -> list[Judged] | Fault:
             try:
-                return read_values(await self.reward(completions=completions, **kwargs), len(completions))
+                return read_values(await self._call(completions=completions, **kwargs), len(completions))
             except CAUGHT as error:  # here: what leaves a task as SystemExit ends TRL's event loop
                 return _fault_of(error)
 

@@ -9,19 +9,20 @@ whatever is rewarded) and accuracy/failed. Means count known values only, and a 
 """
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from trl.trainer.utils import nanstd
 
+from trainers.rewarding.arguments import as_list, check_arguments
 from trainers.rewarding.failures import FailureReports
 from trainers.rewarding.guard import REWARD_TIME_LIMIT, GuardedReward, GuardedSyncReward, Values, guard
 from trainers.rewarding.log import STRICT, RewardLog
 from trainers.rewarding.neutral import neutral
 from trainers.rewarding.watch import RewardHackingCallback, RewardLogCallback
-from trainers.settings.options import refusal, require
+from trainers.settings.options import ConfigError, refusal, require
 from trainers.tasks.verdicts import text_of
 
 if TYPE_CHECKING:  # see `trainers.faults.behind`
@@ -39,13 +40,37 @@ def strict_accuracy(verify: Callable[[str, str], Any]) -> Callable[..., list[flo
     return strict
 
 
+def checked_rewards(
+    reward_funcs: Any, args: Any, columns: Collection[str], verify: Callable[..., Any] | None = None
+) -> list[Any]:
+    """One reward or several as a list.
+
+    Args:
+        reward_funcs: functions as TRL calls them, reward models, names of reward models.
+        args: options.
+        columns: of the data set.
+        verify: see `FaultTolerantRewards`.
+
+    Raises:
+        ConfigError: one is no reward or needs what nobody hands it, or there is not one usable weight for each.
+    """
+    rewards = as_list(reward_funcs)
+    for reward in rewards:
+        check_arguments(reward, columns)
+    if verify is not None and "answer" not in columns:
+        raise ConfigError(f"verify: train_dataset has no column answer, only {', '.join(columns)}")
+    check_weights(args, len(rewards))
+    return rewards
+
+
 def check_weights(args: Any, count: int) -> None:
     """Raise ConfigError unless there is one usable weight for each of ``count`` rewards."""
     weights = args.reward_weights
     if weights is None:
         return
     if len(weights) != count:
-        raise refusal(args, "reward_weights", f"{len(weights)} weights for the {count} of task.rewards, in its order")
+        rewards = f"the {count} of task.rewards (or reward_funcs), in its order"
+        raise refusal(args, "reward_weights", f"{len(weights)} weights for {rewards}")
     require(args, "reward_weights", all(math.isfinite(weight) for weight in weights), "finite numbers")
     require(args, "reward_weights", any(weights), "one that is not 0, or there is nothing to learn from")
 
@@ -56,7 +81,7 @@ class FaultTolerantRewards(TrainerBehind):
 
     Args:
         args: options.
-        reward_funcs: TRL reward functions.
+        reward_funcs: as `checked_rewards` returns them.
         verify: (completion, answer) -> a verdict with `strict`; the dataset then has a column answer. None: no
             accuracy is logged.
         reward_time_limit: seconds a call of a reward or of the verifier may take.
@@ -73,7 +98,6 @@ class FaultTolerantRewards(TrainerBehind):
         reward_time_limit: float = REWARD_TIME_LIMIT,
         **kwargs: Any,
     ):
-        check_weights(args, len(reward_funcs))
         self._strict = None if verify is None else GuardedSyncReward(strict_accuracy(verify), reward_time_limit)
         self._known_rewards: Tensor | None = None  # of the last rollout, where a failure makes TRL's own others
         self.unscored = torch.zeros(0, dtype=torch.bool)  # completions of the last rollout without any reward, (B,)

@@ -14,6 +14,7 @@ from trainers.settings.options import ConfigError, dotted
 from trainers.settings.parser import SHARED, Request, read
 from trainers.settings.sft import DiffusionSFTConfig
 from trainers.settings.task import TaskArguments
+from trainers.settings.unsupported import UNSUPPORTED_IN_FILES, refuse
 
 CONFIGS: dict[str, type] = {"grpo": ImprovedDiffuGRPOConfig, "sft": DiffusionSFTConfig, "dpo": DiffusionDPOConfig}
 
@@ -30,6 +31,7 @@ class ExperimentConfig:
     settings: dict[str, dict[str, Any]]
 
     def __post_init__(self):
+        refuse(self.training, UNSUPPORTED_IN_FILES)
         if self.model.attention == "block_causal":
             check_block_causal(self.training)
 

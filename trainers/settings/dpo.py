@@ -11,7 +11,7 @@ from core.likelihoods import ESTIMATORS
 from core.nelbo import SOURCES
 from trainers.settings.diffusion import DiffusionArguments, settle_device
 from trainers.settings.options import ConfigError, only_with, option, require
-from trainers.settings.unsupported import FIXED_CANVAS, NO_LIGER, OWN_MODEL, refuse
+from trainers.settings.unsupported import FIXED_CANVAS, NO_LIGER, refuse
 
 RECORDED = "it replays a recorded rollout, which a given text does not have"
 # Estimators of core that cannot score a given text, or not by one number: name -> reason. The others can.
@@ -34,7 +34,6 @@ UNSUPPORTED_DPO = {
     "ld_alpha": "the tail of a canvas is EOS, not verbose text",
     "use_weighting": OWN_SCORER,
     "use_liger_kernel": NO_LIGER,
-    "model_init_kwargs": OWN_MODEL,
 }
 
 

@@ -35,6 +35,8 @@ class DiffusionSFTConfig(DiffusionArguments, SFTConfig):  # pyright: ignore[repo
         require(self, "nelbo_source", self.nelbo_source != "rollout", "'forward': SFT text has no recorded rollout")
         bound = self.likelihood == "trajectory_nelbo"
         require(self, "likelihood", bound, "trajectory_nelbo: SFT minimises the bound, the others are for policies")
+        whole = "unset or true: the loss is that of the completion behind its prompt"
+        require(self, "completion_only_loss", self.completion_only_loss is not False, whole)
         check_supported(self)
         settle_device(self)
         super().__post_init__()

@@ -14,6 +14,7 @@ OWN_HEAD = "the scorer projects the masked positions itself, past TRL's patched 
 OWN_MODEL = "trainers/models/loading.py builds the model: set model.dtype, model.attn_implementation, ... instead"
 FIXED_CANVAS = "the canvas has a fixed length and EOS fills its tail: set generation.max_completion_length"
 NO_ENTROPY_TERM = "entropies are measured here without a gradient"
+OWN_FORMAT = "prompts are in the model's own format: see task.chat_template, or load_policy(..., chat_template=...)"
 NO_LIGER = "its kernels are written for causal models and deprecated by TRL"
 
 # GRPO options that a diffusion sampler cannot honour: name -> reason. Refused rather than ignored.
@@ -31,7 +32,7 @@ UNSUPPORTED = {
     "max_tool_calling_iterations": NO_TOOLS,
     "cast_lm_head_to_fp32": OWN_HEAD,
     "use_liger_kernel": NO_LIGER,
-    "model_init_kwargs": OWN_MODEL,
+    "chat_template_kwargs": OWN_FORMAT,
     "pad_to_multiple_of": FIXED_CANVAS,
     "entropy_coef": NO_ENTROPY_TERM,
     "use_adaptive_entropy": NO_ENTROPY_TERM,
@@ -45,8 +46,15 @@ UNSUPPORTED_SFT = {
     "pad_to_multiple_of": FIXED_CANVAS,
     "loss_type": "the loss is the diffusion bound: see section loss",
     "use_liger_kernel": NO_LIGER,
-    "model_init_kwargs": OWN_MODEL,
+    "assistant_only_loss": "the loss is that of the completion: of messages, that of the last one",
+    "chat_template_path": OWN_FORMAT,
+    "eos_token": OWN_FORMAT,
+    "dataset_text_field": "a text alone does not say where the completion begins: set columns prompt and completion",
+    "dataset_kwargs": "texts are tokenised by the trainer, in the model's own format",
 }
+
+# Of a config file, whose section model says how a model is loaded. In Python a model that is named takes them.
+UNSUPPORTED_IN_FILES = {"model_init_kwargs": OWN_MODEL}
 
 
 def check_supported(args: GRPOConfig | SFTConfig) -> None:

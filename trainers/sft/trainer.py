@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset
+from peft import PeftConfig
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_trainer import SFTTrainer
@@ -17,11 +18,13 @@ from trainers.collating import IGNORED, CanvasCollator
 from trainers.distributed.sharding import ShardedTrainer, whole
 from trainers.exposure import SCHEDULED, log_follows
 from trainers.faults.tolerant import FaultTolerant
+from trainers.inputs.model import Model, fitting, handed_to_trl, policy_of
+from trainers.inputs.options import UNTAKEN_SFT, options_of, refuse_arguments
+from trainers.inputs.rows import check_datasets, data_name, named, prompt_and_completion
 from trainers.memory_budget import MemoryBudget
 from trainers.models.activations import checkpoint_activations
 from trainers.models.experts import ROUTERS
 from trainers.models.formats import PromptFormat
-from trainers.models.policy import Policy
 from trainers.saving.saving import SelfContained
 from trainers.settings.objects import build_loss, build_masking
 from trainers.settings.options import ConfigError, require
@@ -54,13 +57,28 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
     create_accelerator_and_postprocess (ShardedTrainer): FSDP2 also on CPU, and refusals of what cannot be sharded
 
     Args:
-        policy: the model to train.
-        args: its options.
-        train_dataset, eval_dataset: rows with ``prompt`` and ``completion``.
-        kwargs: further arguments of `trl.SFTTrainer` (callbacks, peft_config, optimizers).
+        model (`str`, `PreTrainedModel`, `PeftModel` or `Policy`): what to train, as `ImprovedDiffuGRPOTrainer` has it.
+        args (`DiffusionSFTConfig`, *optional*): options; by default those of a new config, and ``output_dir`` is
+            "{name of the model}-SFT".
+        train_dataset (`datasets.Dataset`): rows with ``prompt`` and ``completion``, texts or messages; or with
+            ``messages``, of which the last is learned (it is the assistant's) and the others are its prompt. A
+            ``text`` alone is refused: it does not say where the completion begins.
+        eval_dataset (`datasets.Dataset` or `dict` of them, *optional*): the same.
+        processing_class (`PreTrainedTokenizerBase`, *optional*): the tokenizer, by default that of the checkpoint.
+        peft_config (`peft.PeftConfig`, *optional*): trains a new adapter instead of all weights.
+        kwargs: further arguments of `trl.SFTTrainer` (callbacks, optimizers).
 
     Raises:
-        ConfigError: a completion that does not fit its canvas, or options that do not go together.
+        ConfigError: an argument that cannot be used, in one line; before the model is loaded, where it can be known.
+            A completion that does not fit its canvas.
+
+    Example:
+        ```python
+        rows = [{"prompt": f"{i} + 1 =", "completion": f" {i + 1}"} for i in range(64)]
+        args = DiffusionSFTConfig("runs/count", max_completion_length=8, max_timesteps=8, max_steps=10)
+        trainer = DiffusionSFTTrainer(model="tiny", args=args, train_dataset=Dataset.from_list(rows))
+        trainer.train()
+        ```
     """
 
     args: DiffusionSFTConfig
@@ -71,37 +89,46 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
 
     def __init__(
         self,
-        policy: Policy,
-        args: DiffusionSFTConfig,
-        train_dataset: Dataset,
-        eval_dataset: Dataset | None = None,
+        model: Model,
+        args: DiffusionSFTConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ):
+        further = refuse_arguments(kwargs, UNTAKEN_SFT)
+        args = options_of(DiffusionSFTConfig, args, model, "SFT")
         check_supported(args)
+        check_datasets(self.trainer_name, train_dataset, eval_dataset)
+        self.policy = policy = policy_of(model, args, processing_class)
         checkpoint_activations(policy, args)
-        self.policy = policy
         args.max_length = None  # the canvas is the limit, checked below
         args.remove_unused_columns = False
         args.completion_only_loss = True
         routers = getattr(policy.model.config, ROUTERS, None)
-        super().__init__(
-            model=policy.model,
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=policy.tokenizer,
-            data_collator=CanvasCollator(args.max_completion_length, policy.pad_id, policy.eos_id),
-            **kwargs,
-        )
+        with handed_to_trl(policy, args):
+            super().__init__(
+                model=policy.model,
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=policy.tokenizer,
+                data_collator=CanvasCollator(args.max_completion_length, policy.pad_id, policy.eos_id),
+                peft_config=fitting(peft_config, policy),
+                **further,
+            )
         if routers is not None:  # TRL writes what it trains with over the model's own
             setattr(policy.model.config, ROUTERS, routers)
         self._build_collaborators()
-        _check_lengths(self.train_dataset, args.max_completion_length)
+        held_out = {} if args.eval_strategy == "no" else named(self.eval_dataset)
+        for rows in (self.train_dataset, *held_out.values()):
+            _check_lengths(rows, args.max_completion_length)
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
-        own = {"form": self.policy.format, "tokenizer": self.policy.tokenizer}
+        own = {"form": self.policy.format, "tokenizer": self.policy.tokenizer, "name": data_name(args[-1])}
         with global_then_local_main_first():
-            rows = dataset.map(_tokenised, fn_kwargs=own, desc="Tokenizing")
+            rows = dataset.map(_tokenised, with_indices=True, fn_kwargs=own, desc="Tokenizing")
         return cast(Dataset, super()._prepare_dataset(rows, *args, **kwargs))
 
     def _build_collaborators(self) -> None:
@@ -176,9 +203,11 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
             return self.compute_loss(model, inputs).detach(), None, None
 
 
-def _tokenised(row: dict[str, Any], form: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+def _tokenised(
+    row: dict[str, Any], place: int, form: PromptFormat, tokenizer: PreTrainedTokenizerBase, name: str
+) -> dict[str, list[int]]:
     """``input_ids``, and ``completion_mask``, which is 1 on the completion and its end."""
-    prompt, completion = form.join(tokenizer, row["prompt"], row["completion"])
+    prompt, completion = form.join(tokenizer, *prompt_and_completion(row, name, place))
     return {"input_ids": prompt + completion, "completion_mask": [0] * len(prompt) + [1] * len(completion)}
 
 
