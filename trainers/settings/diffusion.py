@@ -105,7 +105,12 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
         key="strategy_type",
         known=MASKING_STRATEGIES,
     )
-    p_mask_prompt: float = option("masking", 0.3, "Probability that a prompt token is masked (d1, 2504.12216).")
+    p_mask_prompt: float | None = option(
+        "masking",
+        None,
+        "Probability that a prompt token is masked. Unset: 0 where the loss replays a rollout (loss.source rollout, "
+        "loss.likelihood rollout or selection_replay), which saw the prompt; else 0.3 (d1, 2504.12216).",
+    )
 
     # Options of transformers with another default. None resolves to False, without the deprecation warning of False.
     gradient_checkpointing: bool | None = option("training", None, "Trade compute for memory; off unless asked for.")
@@ -138,8 +143,13 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
         require(self, "temperature", self.temperature >= 0, "at least 0")
         routers = "0: states are scored past the model's own loss, which alone asks the routers of its experts"
         require(self, "router_aux_loss_coef", self.router_aux_loss_coef == 0, routers)
-        require(self, "p_mask_prompt", 0 <= self.p_mask_prompt <= 1, "a probability in [0, 1]")
+        rate = self.p_mask_prompt
+        require(self, "p_mask_prompt", rate is None or 0 <= rate <= 1, "a probability in [0, 1], or unset")
         self.check_likelihood()
+        clean = (
+            f"0 or unset beside {self.replay_source}: the states are replayed, and the rollout saw the whole prompt"
+        )
+        require(self, "p_mask_prompt", not (rate and self.replays_rollout), clean)
         self._check_selection_replay()
         self._check_solver()
         self.check_rollout()
