@@ -26,9 +26,7 @@ __all__ = [
 ]
 
 
-FRESH_PROMPT_RATE = (
-    0.3  # p_mask_prompt of states that replay no rollout (d1, Zhao et al. 2025, 2504.12216, section 3.1)
-)
+FRESH_PROMPT_RATE = 0.3  # p_mask_prompt of states that replay no rollout (d1, 2504.12216, section 3.1)
 
 
 def as_generator(seed: int | torch.Generator | None) -> torch.Generator:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trainers.evaluating.statistics import Interval
-from trainers.reporting.history import Log, Row, has, is_number, nelbo_error, reward_means
+from trainers.reporting.history import Log, Row, has, nelbo_error, reward_means
 from trainers.reporting.markdown import ABSENT, markdown_table, number
 from trainers.rewarding.hacking import HEADER, reward_table
 from trainers.rewarding.log import STRICT
@@ -76,7 +76,7 @@ def held_out_table(held_out: Mapping[str, Any]) -> str:
         return form(entry) if entry else ABSENT
 
     table = [
-        (name, cell("before", name, _share), cell("after", name, _share), cell("difference", name, _points))
+        (name, cell("before", name, _share), cell("after", name, _share), cell("difference", name, points))
         for name in names
     ]
     header = ("accuracy", "before [95%]", "after [95%]", "difference, points [95%]")
@@ -87,7 +87,8 @@ def _share(entry: Mapping[str, float]) -> str:
     return str(Interval(**entry))
 
 
-def _points(entry: Mapping[str, float]) -> str:
+def points(entry: Mapping[str, float]) -> str:
+    """A difference of shares in percentage points, with its interval."""
     value, low, high = (100 * entry[key] for key in ("value", "low", "high"))
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 

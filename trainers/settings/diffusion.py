@@ -119,6 +119,12 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
         0.0,
         "0: a mixture of experts gets no loss of its routers, which the model's own loss alone knows.",
     )
+    eval_before: bool = option(
+        "training",
+        True,
+        "Measure held-out accuracy before training too. false saves those minutes; the report then has no gain. A "
+        "resumed run reads what its first start measured.",
+    )
     # in this order of the union a text is one value, see `trainers.settings.values`
     report_to: None | str | list[str] = option(  # noqa: RUF036
         "training", "tensorboard", "Where metrics go: tensorboard, wandb, ..., all or none."
@@ -146,9 +152,7 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
         rate = self.p_mask_prompt
         require(self, "p_mask_prompt", rate is None or 0 <= rate <= 1, "a probability in [0, 1], or unset")
         self.check_likelihood()
-        clean = (
-            f"0 or unset beside {self.replay_source}: the states are replayed, and the rollout saw the whole prompt"
-        )
+        clean = f"0 or unset beside {self.replay_source}: states are replayed, and the rollout saw all of the prompt"
         require(self, "p_mask_prompt", not (rate and self.replays_rollout), clean)
         self._check_selection_replay()
         self._check_solver()

@@ -99,7 +99,7 @@ def test_merged_steps_have_no_error_bar_and_unmerged_ones_leave_nothing_to_chanc
 
 @pytest.mark.parametrize(("size", "known"), [(1, True), (2, False), (4, False)])
 def test_runs_of_several_steps_have_no_error_bar(gappy, size, known):
-    masking, nelbo = synced()
+    masking, _ = synced()
     merged = MergedReplay(max_timesteps=8, shrinkage=size)
     masking.schedule = merged.schedule
     draws = merged.draw(masking, *gappy.ids.shape, 2, rng(), trajectory=gappy)
