@@ -150,6 +150,9 @@ class AlphaSchedule:
 @runtime_checkable
 class _MaskingSide(Protocol):
     schedule: AlphaSchedule | None
+    p_mask_prompt: float
+
+    def settle_prompt(self, source: str) -> None: ...
 
     def get_alpha_schedule_params(self) -> dict[str, Any]: ...
 
@@ -157,6 +160,7 @@ class _MaskingSide(Protocol):
 @runtime_checkable
 class _LossSide(Protocol):
     schedule: AlphaSchedule
+    source: str
 
     def get_performance_stats(self) -> dict[str, Any]: ...
 
@@ -164,11 +168,16 @@ class _LossSide(Protocol):
 def sync_masking_with_nelbo(masking_strategy: _MaskingSide, nelbo_loss: _LossSide) -> AlphaSchedule:
     """Make the masking strategy and the loss hold the *same* schedule object: the loss's.
 
-    A strategy without timesteps (`schedule` is None) has nothing to tie and is left as it is.
+    A strategy without timesteps (`schedule` is None) has no schedule to exchange. A strategy that was given no
+    `p_mask_prompt` takes the one that fits the loss's source of states.
 
     Returns:
         The schedule that drives both from now on.
+
+    Raises:
+        ValueError: prompts are to be masked in states that are replayed from a rollout, whose prompts were visible.
     """
+    masking_strategy.settle_prompt(nelbo_loss.source)
     if masking_strategy.schedule is not None:
         masking_strategy.schedule = nelbo_loss.schedule
     assert_schedules_consistent(masking_strategy, nelbo_loss)
@@ -179,8 +188,14 @@ def assert_schedules_consistent(masking_strategy: _MaskingSide, nelbo_loss: _Los
     """Raise a ValueError that lists both sides unless masks and weights come from equal schedules.
 
     With masks from one schedule and weights from another the number that comes out bounds nothing (a toy NELBO of
-    10.96 nats read 16.4, 6.8, 5.5 or 21.9).
+    10.96 nats read 16.4, 6.8, 5.5 or 21.9). Neither does a replay of a rollout on prompts that the rollout did not see
+    (18.0 nats read 34.4 at a `p_mask_prompt` of 0.3): that is refused too.
     """
+    if nelbo_loss.source == "rollout" and masking_strategy.p_mask_prompt > 0:
+        raise ValueError(
+            f"p_mask_prompt={masking_strategy.p_mask_prompt}: expected 0, or None for what fits, beside a loss of "
+            "source='rollout': it replays states in which the whole prompt was visible"
+        )
     masking = masking_strategy.get_alpha_schedule_params()
     if masking["alpha_schedule"] is None:
         return

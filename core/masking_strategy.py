@@ -15,6 +15,7 @@ from torch import Tensor
 from core.alpha_schedule import AlphaSchedule, sync_masking_with_nelbo
 
 __all__ = [
+    "FRESH_PROMPT_RATE",
     "MASKING_STRATEGIES",
     "DiffusionMaskingStrategy",
     "FullMaskingStrategy",
@@ -23,6 +24,9 @@ __all__ = [
     "sync_masking_with_nelbo",
     "uniform",
 ]
+
+
+FRESH_PROMPT_RATE = 0.3  # p_mask_prompt of states that replay no rollout (d1, 2504.12216, section 3.1)
 
 
 def as_generator(seed: int | torch.Generator | None) -> torch.Generator:
@@ -50,10 +54,16 @@ class MaskingStrategy:
 
     schedule: AlphaSchedule | None
 
-    def __init__(self, p_mask_prompt: float):
-        if not 0.0 <= p_mask_prompt <= 1.0:
+    def __init__(self, p_mask_prompt: float | None):
+        if p_mask_prompt is not None and not 0.0 <= p_mask_prompt <= 1.0:
             raise ValueError(f"p_mask_prompt={p_mask_prompt} must lie in [0, 1]")
-        self.p_mask_prompt = p_mask_prompt
+        self._follows_source = p_mask_prompt is None
+        self.p_mask_prompt = FRESH_PROMPT_RATE if p_mask_prompt is None else p_mask_prompt
+
+    def settle_prompt(self, source: str) -> None:
+        """Where no `p_mask_prompt` was given: 0 for states of a rollout (source ``rollout``), which saw the prompt."""
+        if self._follows_source:
+            self.p_mask_prompt = 0.0 if source == "rollout" else FRESH_PROMPT_RATE
 
     def completion_mask_prob(self, timestep: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Probability that a completion token is masked at each given timestep."""
@@ -120,7 +130,9 @@ class DiffusionMaskingStrategy(MaskingStrategy):
     """Timestep-aware masking on an alpha schedule: P(masked at t) = 1 - alpha_t on the completion.
 
     Args:
-        p_mask_prompt: probability of masking a prompt token (d1, Zhao et al. 2025, section 3.1, uses 0.15-0.3).
+        p_mask_prompt: probability of masking a prompt token (d1, Zhao et al. 2025, section 3.1, uses 0.15-0.3). None
+            follows the states of the loss that `sync_masking_with_nelbo` ties it to: 0 for those of a rollout, else
+            `FRESH_PROMPT_RATE`.
         max_timesteps, alpha_schedule, alpha_min, alpha_max: see `AlphaSchedule`.
     """
 
@@ -128,7 +140,7 @@ class DiffusionMaskingStrategy(MaskingStrategy):
 
     def __init__(
         self,
-        p_mask_prompt: float = 0.3,
+        p_mask_prompt: float | None = None,
         max_timesteps: int = 128,
         alpha_schedule: str = "cosine",
         alpha_min: float = 0.01,
@@ -156,9 +168,13 @@ class DiffusionMaskingStrategy(MaskingStrategy):
 
 
 class FullMaskingStrategy(MaskingStrategy):
-    """Masking without timesteps (d1's diffu-GRPO): every completion token is masked, whatever the timestep."""
+    """Masking without timesteps (d1's diffu-GRPO): every completion token is masked, whatever the timestep.
 
-    def __init__(self, p_mask_prompt: float = 0.3):
+    Args:
+        p_mask_prompt: see `DiffusionMaskingStrategy`.
+    """
+
+    def __init__(self, p_mask_prompt: float | None = None):
         super().__init__(p_mask_prompt)
         self.schedule = None
 

@@ -89,8 +89,11 @@ class TrajectoryNELBOLoss(Likelihood):
         return "an even number for antithetic coupling, which draws pairs" if pairs and self.num_draws % 2 else None
 
     def num_groups(self, states: int) -> int:
-        """Replay: the steps. Forward: the replicates, stratified and coupled inside."""
-        return states if self.source == "rollout" else COUPLINGS[self.coupling].replicates(states)
+        """Replay: the steps; merged ones give none, as their bias has no spread. Forward: the replicates, stratified
+        and coupled inside."""
+        if self.source == "rollout":
+            return 1 if self.replay == "segments" else states
+        return COUPLINGS[self.coupling].replicates(states)
 
     def get_performance_stats(self) -> dict[str, Any]:
         """The schedule's parameters and how states are drawn, with coupling and replay."""

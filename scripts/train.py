@@ -15,7 +15,6 @@ from pathlib import Path
 
 import yaml
 from rich.console import Console
-from rich.text import Text
 
 from trainers.commands import OptionParser, command_line, main_or_one_line
 from trainers.settings.launching import check_launch
@@ -31,13 +30,15 @@ def main(argv: list[str]) -> None:
     request = own.read(options.config, settings)
 
     # only now: these take seconds to import, which a typo does not wait for
-    from datasets import Dataset
     from transformers import set_seed
 
+    from trainers.evaluating.first import Outcomes, outcomes_before
+    from trainers.evaluating.identity import data_hash, settings
     from trainers.evaluating.together import evaluate_together
     from trainers.experiment import build_evaluator, build_trainer, load_experiment_policy, load_task
-    from trainers.reporting.console import closing_progress, use_line_progress
-    from trainers.reporting.held_out import held_out_line, held_out_tables, sample_rows
+    from trainers.reporting.console import closing_progress, counting, use_line_progress
+    from trainers.reporting.header import header_lines, run_header
+    from trainers.reporting.held_out import held_out_accuracy, held_out_tables, sample_rows
     from trainers.reporting.report import write_report
     from trainers.reporting.terminal_table import metrics_table
     from trainers.saving.checkpoints import checkpoint_to_resume
@@ -56,29 +57,32 @@ def main(argv: list[str]) -> None:
     use_line_progress(trainer)
     output = Path(args.output_dir)
     console = Console(quiet=not trainer.accelerator.is_main_process)
-    assert isinstance(trainer.train_dataset, Dataset)
-    if trainer.train_dataset.info.description:
-        console.print(f"train: {trainer.train_dataset.info.description}", style="dim", soft_wrap=True)
     if trainer.accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
         (output / "config.yaml").write_text(yaml.safe_dump(config.describe(), sort_keys=False))
 
-    asked = f"prompts: {policy.format.told(policy.tokenizer)}"
-    console.print(Text(asked, style="dim"), soft_wrap=True)
+    console.print(run_header(header_lines(config, trainer, splits, resume or None)))
     evaluator = build_evaluator(config, task, splits["test"])
-    # Fresh weights know nothing, and a resumed run's "before" was the run's that it resumes.
-    before = None if config.model.from_scratch else evaluate_together(trainer, evaluator)
+
+    def measure() -> Outcomes:
+        with counting("held-out completions", quiet=console.quiet) as say:
+            return evaluate_together(trainer, evaluator, say)
+
+    # fresh weights know nothing
+    wanted = args.eval_before and not config.model.from_scratch
+    identity = {"data": data_hash(splits["test"]), **settings(config, policy.format)}
+    before = outcomes_before(trainer, output, identity, bool(resume), measure if wanted else None)
     if before:
-        console.print(held_out_line("before", before), soft_wrap=True)
+        console.print(held_out_accuracy(before, None))
 
     with closing_progress(trainer):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.save_model(str(output / "model"))
-    after = evaluate_together(trainer, evaluator)
+    after = measure()
     if not trainer.accelerator.is_main_process:
         return
 
-    console.print(held_out_line("after", after), soft_wrap=True)
+    console.print(held_out_accuracy(before, after))
     console.print(metrics_table(trainer.state.log_history))
     tables = held_out_tables(before, after)
     trainer.describe_saved(output / "model", held_out=tables)
@@ -93,7 +97,7 @@ def main(argv: list[str]) -> None:
         samples=sample_rows(splits["test"], before, after),
         seconds={"total": time.perf_counter() - started},
         notes=[
-            asked,
+            f"prompts: {policy.format.told(policy.tokenizer)}",
             f"{len(splits['test'])} held-out problems, {len(set(splits['test']['cluster']))} independent clusters",
         ],
     )

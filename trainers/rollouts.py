@@ -25,6 +25,7 @@ def roll_out(
     pad_id: int,
     batch_size: int,
     device: torch.device,
+    say: Callable[[int], None] | None = None,
 ) -> Trajectory:
     """One completion a prompt, in the order of the prompts.
 
@@ -38,12 +39,15 @@ def roll_out(
         pad_id: fills shorter prompts up on their left.
         batch_size: prompts of one forward.
         device: where the model is.
+        say: called after every batch with its number of completions.
     """
     order = by_length([len(prompt) for prompt in prompts], sampler.denoiser.text_block)
     parts = []
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         parts.append(sampler.generate(*padded([prompts[i] for i in rows], pad_id, device), keys[rows]))
+        if say is not None:
+            say(len(rows))
     return Trajectory.cat(parts)[torch.tensor(order, device=device).argsort()]
 
 

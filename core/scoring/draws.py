@@ -23,7 +23,7 @@ class Draws:
         scored: those of them whose log-prob counts, (B, M, L): all (fresh masks), or those of one step (replay).
         prompt_hidden: masked prompt tokens, (B, M, P).
         weight: weight of each draw in the sequence value, (B, M); sums over draws, 1/M included.
-        variance_factor: 1 - K / S where K of S steps were drawn without replacement, else 1, (B,).
+        variance_factor: 1 - K / S where K of S steps were drawn without replacement, else 1 (merged steps), (B,).
         timestep: timestep of each state on the closed grid, or its replayed step, (B, M); where there is either.
         u: the uniform number of each token that decided ``hidden``, (B, M, L); only where states are drawn by
             timestep. It stays where it was drawn: `to_dict` leaves it out.

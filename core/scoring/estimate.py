@@ -16,8 +16,8 @@ class LikelihoodEstimate:
         sequence_bound: estimate of -log p(completion | prompt), (B,); an upper bound in expectation where the
             estimator is a bound.
         token_bound: its split over tokens, (B, L); sums to `sequence_bound`.
-        standard_error: Monte-Carlo standard error of `sequence_bound` given the completion, (B,); 0 where nothing was
-            left to chance, NaN where the draws cannot tell.
+        standard_error: Monte-Carlo standard error of `sequence_bound` given the completion, (B,); 0 where every step
+            was scored by itself, NaN where the draws cannot tell: a single one, or merged steps, which are biased.
         per_token_logps: log-probability of each token as it enters ratio and KL, (B, L); 0 where no draw scored it.
         entropies: mean entropy of the distribution in the draws that scored the token, (B, L).
         token_weight: how many tokens each token stands for, (B, L); use as a loss mask.
@@ -47,7 +47,7 @@ def standard_error(
         variance_factor: `Draws.variance_factor`, (B,).
 
     Returns:
-        (B,); 0 where every step was drawn, NaN where a single unit has no spread.
+        (B,); 0 where the factor is, as every step was drawn; NaN where a single unit has no spread.
     """
     units = terms.unflatten(1, (groups, -1)).sum(dim=2)
     spread = math.sqrt(groups) * units.std(dim=1) if groups > 1 else torch.full_like(terms[:, 0], math.nan)

@@ -58,6 +58,11 @@ class Runs:
         """The same runs, the earliest of each row first."""
         return Runs(self.start.sort(dim=1).values, self.stop.sort(dim=1).values, self.weight)
 
+    def merges(self, step_map: Int[Tensor, "R b"]) -> Bool[Tensor, " R"]:
+        """Whether a run holds several steps of its row; ``step_map`` is from `dense_steps`."""
+        steps = torch.where(step_map < NEVER, step_map + 1, 0).amax(dim=1, keepdim=True)
+        return (self.stop.minimum(steps) - self.start > 1).any(dim=1)
+
 
 def drawn(steps: Int[Tensor, " R"], count: int, noise: Noise, most: int) -> Runs:
     """K steps without replacement, weighted S / K."""
@@ -163,11 +168,12 @@ def replayed_states(step_map: Int[Tensor, "R b"], runs: Runs, blocks: Blocks) ->
         runs: which to score; of one weight in all blocks of a row.
         blocks: the R rows as B canvases.
     """
+    merged = runs.merges(step_map).view(blocks.rows, blocks.count).any(dim=1)
     step_map, start, stop = step_map.unsqueeze(1), runs.start.unsqueeze(2), runs.stop.unsqueeze(2)
     weight = runs.weight[:: blocks.count]
     return {
         "hidden": blocks.beside(step_map >= start),
         "scored": blocks.beside((step_map >= start) & (step_map < stop)),
         "weight": weight.unsqueeze(1).expand(-1, start.size(1)),
-        "variance_factor": (1 - 1 / weight).float(),  # 1 - K / S
+        "variance_factor": torch.where(merged, 1.0, 1 - 1 / weight).float(),  # 1 - K / S of drawn steps
     }

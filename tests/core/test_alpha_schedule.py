@@ -232,6 +232,29 @@ def test_a_strategy_without_timesteps_has_nothing_to_tie():
     assert set(masking.get_alpha_schedule_params()) == set(nelbo.schedule.params)
 
 
+@pytest.mark.parametrize("kind", [DiffusionMaskingStrategy, FullMaskingStrategy])
+def test_unset_masking_of_prompts_follows_the_loss(kind):
+    masking = kind()
+    for source, rate in (("rollout", 0.0), ("forward", 0.3), ("rollout", 0.0)):
+        sync_masking_with_nelbo(masking, TrajectoryNELBOLoss(source=source))
+        assert masking.p_mask_prompt == rate
+    asked = kind(p_mask_prompt=0.1)
+    sync_masking_with_nelbo(asked, TrajectoryNELBOLoss(source="forward"))
+    assert asked.p_mask_prompt == 0.1
+
+
+@pytest.mark.parametrize("kind", [DiffusionMaskingStrategy, FullMaskingStrategy])
+def test_masked_prompts_beside_a_replayed_rollout_are_refused(kind):
+    masking, nelbo = kind(p_mask_prompt=0.3), TrajectoryNELBOLoss(source="rollout")
+    with pytest.raises(ValueError, match=r"p_mask_prompt=0\.3: expected 0.*source='rollout'"):
+        sync_masking_with_nelbo(masking, nelbo)
+    masking.p_mask_prompt = 0.0
+    sync_masking_with_nelbo(masking, nelbo)
+    masking.p_mask_prompt = 0.2  # later, in a run: caught before the next rollout
+    with pytest.raises(ValueError, match=r"p_mask_prompt=0\.2"):
+        assert_schedules_consistent(masking, nelbo)
+
+
 def test_sync_has_two_import_paths():
     assert core.masking_strategy.sync_masking_with_nelbo is core.alpha_schedule.sync_masking_with_nelbo
 

@@ -6,7 +6,7 @@ rounding of the model in batches of another shape.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -121,7 +121,14 @@ class Evaluator:
         """Sampled at the experiment's temperature, and greedy."""
         return {SAMPLED: self.run(policy, self.args.temperature), GREEDY: self.run(policy, 0.0)}
 
-    def answer(self, policy: Policy, temperature: float, places: Sequence[int], repetition: int = 0) -> list[Answer]:
+    def answer(
+        self,
+        policy: Policy,
+        temperature: float,
+        places: Sequence[int],
+        repetition: int = 0,
+        say: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
         """Denoise and judge some problems once.
 
         Args:
@@ -129,6 +136,7 @@ class Evaluator:
             temperature: of the token distribution; 0 is greedy.
             places: of the problems in the split, none twice.
             repetition: 0, 1, ...: each has noise of its own.
+            say: called after every batch with its number of completions.
 
         Returns:
             One answer a place, in that order.
@@ -141,9 +149,8 @@ class Evaluator:
         prompts = policy.encode(list(asked["prompt"]))
         keys = self.keys(temperature, repetition)[list(places)]
         with compiled_body(model, self.args.compile_rollouts):
-            trajectory = roll_out(
-                self.sampler(policy, temperature), prompts, keys, policy.pad_id, self.batch_size, model.device
-            )
+            sampler, own = self.sampler(policy, temperature), (policy.pad_id, self.batch_size, model.device)
+            trajectory = roll_out(sampler, prompts, keys, *own, say=say)
         completions = tokenizer.batch_decode(trajectory.completions(), skip_special_tokens=True)
         model.train(was_training)
         seconds = (time.perf_counter() - started) / len(places)

@@ -1,6 +1,6 @@
 """Held-out accuracy by all processes of a run: each answers its part of the problems."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -13,21 +13,34 @@ from trainers.evaluating.evaluation import GREEDY, SAMPLED, Answer, Evaluation, 
 from trainers.models.policy import Policy
 from trainers.rollouts import balanced
 
+Say = Callable[[int, int], None]
 
-def evaluate_together(trainer: ShardedTrainer, evaluator: Evaluator) -> dict[str, Evaluation]:
+
+def evaluate_together(
+    trainer: ShardedTrainer, evaluator: Evaluator, say: Say = lambda done, of: None
+) -> dict[str, Evaluation]:
     """`Evaluator.both` of the model in training, on every process; a collective.
 
     A completion's noise is that of its problem, so the outcome is that of one process. Nobody waits for the main
-    process to answer all alone, for longer than processes wait for one another.
+    process to answer all alone, for longer than processes wait for one another. ``say`` is told after every batch how
+    many completions of this process's own are done.
     """
     with trainer.whole_weights() as model, _on(trainer.accelerator.device, model):
         policy = replace(trainer.policy, model=model)
         prompts = policy.encode(list(evaluator.problems["prompt"]))
         dealt = balanced(prompts, trainer.share.processes, evaluator.args.max_completion_length)
         own, clusters = sorted(dealt[trainer.share.rank]), evaluator.problems["cluster"]
+        decodings = {SAMPLED: evaluator.args.temperature, GREEDY: 0.0}
+        done = 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            say(done, len(own) * len(decodings))
+
         return {
-            name: Evaluation.of(_answers(evaluator, policy, temperature, own), clusters)
-            for name, temperature in ((SAMPLED, evaluator.args.temperature), (GREEDY, 0.0))
+            name: Evaluation.of(_answers(evaluator, policy, temperature, own, count), clusters)
+            for name, temperature in decodings.items()
         }
 
 
@@ -43,7 +56,9 @@ def _on(device: torch.device, model: nn.Module) -> Iterator[None]:
         model.to(before)
 
 
-def _answers(evaluator: Evaluator, policy: Policy, temperature: float, own: Sequence[int]) -> list[Answer]:
+def _answers(
+    evaluator: Evaluator, policy: Policy, temperature: float, own: Sequence[int], count: Callable[[int], None]
+) -> list[Answer]:
     """The answers of all processes, in the order of the problems."""
-    answers = evaluator.answer(policy, temperature, own) if own else []
+    answers = evaluator.answer(policy, temperature, own, say=count) if own else []
     return sorted(gather_object(answers), key=lambda answer: answer.problem)

@@ -189,7 +189,7 @@ HEALTHY = {
         None,
         0.05,
         "the loss scores another law than the one that sampled; keep `training.disable_dropout` true, "
-        "`model.lora_dropout` and `masking.p_mask_prompt` 0, and `model.dtype` float32 (`training.bf16` false)",
+        "`model.lora_dropout` 0, and `model.dtype` float32 (`training.bf16` false)",
     ),
     # Such groups have advantage 0 (DAPO, 2503.14476): above 0.8 a rollout trains on less than a fifth of its cost.
     "frac_reward_zero_std": Range(

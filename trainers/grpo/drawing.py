@@ -115,5 +115,5 @@ class StateDrawer:
         return rollout.draws
 
     def _replays_exactly(self, trajectory: Trajectory) -> bool:
-        """Not with hidden prompt tokens: the sampler saw them."""
-        return self.likelihood.replays_steps and trajectory.exact and self.masking.p_mask_prompt == 0
+        """Whether each token is scored in the very state in which the sampler committed it."""
+        return self.likelihood.replays_steps and trajectory.exact

@@ -14,6 +14,9 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig
 
+from trainers.models import suggestions
+from trainers.models.suggestions import Suggestion
+
 SETTLED = "diffusion"  # attribute of a saved config: see `Nature.record`
 MASKED_LM = "ForMaskedLM"
 BLOCK_KEYS = ("block_length", "block_size", "bd_size")  # of configs; Fast-dLLM v2 (2509.26328) has the last
@@ -56,6 +59,7 @@ class Family:
         checkpoint_activations: turns on the model's own activation checkpointing; None: transformers' switch works.
         block_length: tokens of a block that its checkpoints were trained with, where their config names none.
         tuned_on_turns: its checkpoints are instruct models, whose format is their chat template (`formats`).
+        suggested: canvas, steps, block and learning rate of published runs.
     """
 
     architectures: tuple[str, ...]
@@ -65,6 +69,7 @@ class Family:
     block_length: int | None = None
     checkpoint_activations: Callable[[nn.Module], None] | None = None
     tuned_on_turns: bool = False
+    suggested: tuple[Suggestion, ...] = ()
 
     def holds(self, architecture: str) -> bool:
         """Whether a config's architecture is one of these."""
@@ -90,6 +95,7 @@ FAMILIES: dict[str, Family] = {
         mask_id=126336,
         checkpoint_activations=_checkpoint_llada,
         tuned_on_turns=True,
+        suggested=suggestions.LLADA,
     ),
     "llada_moe": Family(  # 2509.24389
         ("LLaDAMoEModelLM",), mask_tokens=("<|mask|>", "<|mdm_mask|>"), tuned_on_turns=True
@@ -100,17 +106,25 @@ FAMILIES: dict[str, Family] = {
         mask_tokens=("<|mask|>",),
         block_length=32,
         tuned_on_turns=True,
+        suggested=suggestions.LLADA2,
     ),
     "dream": Family(  # 2508.15487
-        ("DreamModel",), Nature(logit_shift=True), mask_tokens=("<|mask|>",), tuned_on_turns=True
+        ("DreamModel",),
+        Nature(logit_shift=True),
+        mask_tokens=("<|mask|>",),
+        tuned_on_turns=True,
+        suggested=suggestions.DREAM,
     ),
     "sdar": Family(  # 2510.06303
         ("SDARForCausalLM", "SDARMoeForCausalLM"),
         Nature(attention="block_causal", prompt_in_blocks=True),
         mask_tokens=("<|MASK|>",),
         tuned_on_turns=True,
+        suggested=suggestions.SDAR,
     ),
-    "a2d": Family(("A2D*LMHeadModel",), mask_tokens=("<|mask|>",)),  # decoders of the project dllm, trained on masks
+    "a2d": Family(  # decoders of the project dllm, trained on masks
+        ("A2D*LMHeadModel",), mask_tokens=("<|mask|>",), suggested=suggestions.A2D
+    ),
     "masked_lm": Family((f"*{MASKED_LM}",)),  # BERT, ModernBERT: trained on masks
     AUTOREGRESSIVE: Family(("*ForCausalLM", "*LMHeadModel"), Nature(logit_shift=True)),
 }

@@ -65,7 +65,7 @@ def how_often(args: Planned, work: Work) -> Often:
     assert isinstance(args, ImprovedDiffuGRPOConfig) and work.trajectory is not None
     assert args.steps_per_generation is not None  # TRL settles it
     serves = args.steps_per_generation * args.num_iterations  # micro-steps of one rollout
-    recorded = args.reuse_commit_logps and build_likelihood(args).replays_steps and args.p_mask_prompt == 0
+    recorded = args.reuse_commit_logps and build_likelihood(args).replays_steps
     asked = micro_steps % serves != 0 and not (recorded and work.trajectory.exact)
     return Often(
         rollout=micro_steps / serves,

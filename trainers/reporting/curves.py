@@ -22,7 +22,7 @@ from trainers.reporting.figures import (
     remark,
     save_figure,
 )
-from trainers.reporting.history import Log, has, is_number, reward_means, series, training_rows
+from trainers.reporting.history import Log, has, is_number, nelbo_error, reward_means, series, training_rows
 from trainers.rewarding.log import STRICT
 
 # when it was measured -> colour, place beside its tick, side of its label
@@ -113,7 +113,7 @@ def _draw_bound(axes: Axes, rows: Log) -> None:
     rolled_out = "scheduled_sampling/nelbo_rolled_out"
     if has(rows, "nelbo") or not has(rows, rolled_out):
         draw_line(axes, rows, "nelbo", BLUE, label="NELBO")
-    both = [row for row in rows if is_number(row.get("nelbo")) and is_number(row.get("nelbo_standard_error"))]
+    both = [row for row in rows if nelbo_error(row) is not None]
     if both:
         steps, bound = series(both, "nelbo")
         band = Z95 * series(both, "nelbo_standard_error")[1]

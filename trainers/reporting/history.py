@@ -48,6 +48,13 @@ def has(rows: Log, key: str) -> bool:
     return any(is_number(row.get(key)) for row in rows)
 
 
+def nelbo_error(row: Row) -> float | None:
+    """Monte-Carlo standard error of a row's bound; None where the estimator has none, or where nothing is left to
+    chance: a "± 0.00" would claim more than is known."""
+    error = row.get("nelbo_standard_error")
+    return error if is_number(row.get("nelbo")) and is_number(error) and error > 0 else None
+
+
 def reward_means(rows: Log) -> dict[str, str]:
     """The reward functions' means: key in the log -> name of the function, in order of appearance."""
     keys = dict.fromkeys(key for row in rows for key in row if key.startswith("rewards/") and key.endswith("/mean"))

@@ -116,7 +116,9 @@ def _measured_results(found: _Findings, seconds: Mapping[str, float]) -> dict[st
         "rewards": {**found.summary, **found.rewards},
         "seconds_per_step": found.split,
         "seconds": seconds,
-        "metrics_over_run": [{key: row.get(key) for key in with_error(found.columns)} for row in found.picked],
+        "metrics_over_run": [
+            {key: row.get(key) for key in with_error(found.columns, found.picked)} for row in found.picked
+        ],
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trainers.evaluating.statistics import Interval
-from trainers.reporting.history import Log, Row, has, is_number, reward_means
+from trainers.reporting.history import Log, Row, has, nelbo_error, reward_means
 from trainers.reporting.markdown import ABSENT, markdown_table, number
 from trainers.rewarding.hacking import HEADER, reward_table
 from trainers.rewarding.log import STRICT
@@ -18,7 +18,7 @@ LABELS = {
     "loss": "loss",
     "reward": "reward",
     STRICT: "strict accuracy",
-    "nelbo": "NELBO ± s.e. (nats per completion)",
+    "nelbo": "NELBO (nats per completion)",
     "rewards/margins": "reward margin",
     "rewards/accuracies": "pairs ranked right",
     "kl": "KL (nats per token)",
@@ -43,20 +43,23 @@ def column_labels(rows: Log) -> dict[str, str]:
     # GRPO's loss is near 0 whatever happens; the spread of ratios stands in for a KL that beta = 0 leaves out
     skipped = {"loss"} if has(rows, "reward") else set()
     skipped |= {"ratio_log_std"} if has(rows, "kl") else set()
+    if any(nelbo_error(row) is not None for row in rows):
+        labels["nelbo"] = labels["nelbo"].replace("NELBO", "NELBO ± s.e.")
     return {key: label for key, label in labels.items() if key not in skipped and has(rows, key)}
 
 
-def with_error(columns: Mapping[str, str]) -> list[str]:
-    """Keys of the metrics table, the bound's error among them."""
-    return ["step", *columns, *(["nelbo_standard_error"] if "nelbo" in columns else [])]
+def with_error(columns: Mapping[str, str], rows: Log) -> list[str]:
+    """Keys of the metrics table, the bound's error among them where it has one."""
+    erring = any(nelbo_error(row) is not None for row in rows)
+    return ["step", *columns, *(["nelbo_standard_error"] if erring else [])]
 
 
 def metrics_over_run(rows: Log, columns: Mapping[str, str]) -> str:
-    """A line a row of the log, a column a metric; the bound with its Monte-Carlo standard error."""
+    """A line a row of the log, a column a metric; the bound with its Monte-Carlo standard error, if it has one."""
 
     def cell(row: Row, key: str) -> str:
-        error = row.get("nelbo_standard_error") if key == "nelbo" else None
-        return number(row.get(key)) + (f" ± {number(error, 2)}" if is_number(error) else "")
+        error = nelbo_error(row) if key == "nelbo" else None
+        return number(row.get(key)) + (f" ± {number(error, 2)}" if error is not None else "")
 
     if not columns:
         return "No metrics were logged."
@@ -73,7 +76,7 @@ def held_out_table(held_out: Mapping[str, Any]) -> str:
         return form(entry) if entry else ABSENT
 
     table = [
-        (name, cell("before", name, _share), cell("after", name, _share), cell("difference", name, _points))
+        (name, cell("before", name, _share), cell("after", name, _share), cell("difference", name, points))
         for name in names
     ]
     header = ("accuracy", "before [95%]", "after [95%]", "difference, points [95%]")
@@ -84,7 +87,8 @@ def _share(entry: Mapping[str, float]) -> str:
     return str(Interval(**entry))
 
 
-def _points(entry: Mapping[str, float]) -> str:
+def points(entry: Mapping[str, float]) -> str:
+    """A difference of shares in percentage points, with its interval."""
     value, low, high = (100 * entry[key] for key in ("value", "low", "high"))
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 

@@ -105,7 +105,12 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
         key="strategy_type",
         known=MASKING_STRATEGIES,
     )
-    p_mask_prompt: float = option("masking", 0.3, "Probability that a prompt token is masked (d1, 2504.12216).")
+    p_mask_prompt: float | None = option(
+        "masking",
+        None,
+        "Probability that a prompt token is masked. Unset: 0 where the loss replays a rollout (loss.source rollout, "
+        "loss.likelihood rollout or selection_replay), which saw the prompt; else 0.3 (d1, 2504.12216).",
+    )
 
     # Options of transformers with another default. None resolves to False, without the deprecation warning of False.
     gradient_checkpointing: bool | None = option("training", None, "Trade compute for memory; off unless asked for.")
@@ -113,6 +118,12 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
         "training",
         0.0,
         "0: a mixture of experts gets no loss of its routers, which the model's own loss alone knows.",
+    )
+    eval_before: bool = option(
+        "training",
+        True,
+        "Measure held-out accuracy before training too. false saves those minutes; the report then has no gain. A "
+        "resumed run reads what its first start measured.",
     )
     # in this order of the union a text is one value, see `trainers.settings.values`
     report_to: None | str | list[str] = option(  # noqa: RUF036
@@ -138,8 +149,11 @@ class DiffusionArguments(LikelihoodArguments, ScheduledSamplingArguments, Rollou
         require(self, "temperature", self.temperature >= 0, "at least 0")
         routers = "0: states are scored past the model's own loss, which alone asks the routers of its experts"
         require(self, "router_aux_loss_coef", self.router_aux_loss_coef == 0, routers)
-        require(self, "p_mask_prompt", 0 <= self.p_mask_prompt <= 1, "a probability in [0, 1]")
+        rate = self.p_mask_prompt
+        require(self, "p_mask_prompt", rate is None or 0 <= rate <= 1, "a probability in [0, 1], or unset")
         self.check_likelihood()
+        clean = f"0 or unset beside {self.replay_source}: states are replayed, and the rollout saw all of the prompt"
+        require(self, "p_mask_prompt", not (rate and self.replays_rollout), clean)
         self._check_selection_replay()
         self._check_solver()
         self.check_rollout()

@@ -126,6 +126,17 @@ class LikelihoodArguments(ScoringArguments):
         return self.likelihood == "spg" or (self.likelihood == "trajectory_nelbo" and self.nelbo_source == "forward")
 
     @property
+    def replays_rollout(self) -> bool:
+        """Whether the scored states are those of the recorded rollout."""
+        return ESTIMATORS[self.likelihood](**self.likelihood_arguments).source == "rollout"
+
+    @property
+    def replay_source(self) -> str:
+        """The option that asks for the rollout's own states, with its value."""
+        named = self.likelihood == "trajectory_nelbo"
+        return f"loss.source={self.nelbo_source}" if named else f"loss.likelihood={self.likelihood}"
+
+    @property
     def state_source(self) -> str:
         """The option of section loss that says where states come from, with its value."""
         return "likelihood=spg" if self.likelihood == "spg" else f"source={self.nelbo_source}"

@@ -7,6 +7,7 @@ import torch
 from bounds import DENOISER, ROWS, assert_calibrated, repeated, replay_of, rollout
 from toys import PROMPT, assert_mean, chi_square_excess, rng, synced
 
+from core.likelihoods import MergedReplay
 from core.nelbo import SOURCES
 from core.oracles.exact import conditional_logps
 from core.sampling import SAMPLERS, SELECTIONS, SOLVERS
@@ -86,6 +87,25 @@ def test_one_drawn_step_of_several_has_no_error_bar(gappy):
     out = gappy[torch.arange(3)]  # a copy
     out.step_map[0] = 0  # one step: nothing is left to chance in this row
     assert replay_of(out, "drawn", 1).standard_error.isnan().tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("num_draws", [1, 2, 3, 4, 5])
+def test_merged_steps_have_no_error_bar_and_unmerged_ones_leave_nothing_to_chance(gappy, num_draws):
+    out = gappy[torch.arange(2)]  # four steps each; the first row gets one step
+    out.step_map[0] = 0
+    errors = replay_of(out, "segments", num_draws).standard_error
+    assert errors[0] == 0 and bool(errors[1].isnan()) is (num_draws < 4)
+
+
+@pytest.mark.parametrize(("size", "known"), [(1, True), (2, False), (4, False)])
+def test_runs_of_several_steps_have_no_error_bar(gappy, size, known):
+    masking, _ = synced()
+    merged = MergedReplay(max_timesteps=8, shrinkage=size)
+    masking.schedule = merged.schedule
+    draws = merged.draw(masking, *gappy.ids.shape, 2, rng(), trajectory=gappy)
+    logps = torch.full(draws.hidden.shape, -0.5) * draws.scored
+    errors = merged.combine(logps, torch.zeros_like(logps), draws).standard_error
+    assert bool((errors == 0).all() if known else errors.isnan().all())
 
 
 @pytest.mark.parametrize("num_draws", [1, 2, 3, 4, 6, 9])

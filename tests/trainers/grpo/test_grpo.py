@@ -34,10 +34,10 @@ from trainers.settings.options import ConfigError
 @pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("source", ["rollout", "forward"])
 def test_without_an_update_old_reference_and_current_log_probs_are_identical(make_watching, source, adapter):
-    trainer = make_watching(
-        nelbo_source=source, learning_rate=0.0, max_steps=8, beta=0.1, p_mask_prompt=0.3, peft_config=adapter, **REUSED
-    )
+    still = {"learning_rate": 0.0, "max_steps": 8, "beta": 0.1, "reuse_commit_logps": False}
+    trainer = make_watching(nelbo_source=source, p_mask_prompt=None, peft_config=adapter, **still, **REUSED)
     trainer.train()
+    assert (trainer.masking_strategy.p_mask_prompt > 0) is (source == "forward")
     assert len(trainer.batches) == 2
     assert [seen["iteration"] for seen in trainer.micro_batches] == [0, 0, 0, 0, 1, 1, 1, 1] * 2
     for seen in trainer.micro_batches:

@@ -55,7 +55,8 @@ def rows(trainer):
     ids=lambda value: value if isinstance(value, str) else "lora" if value else "full",
 )
 def test_without_an_update_old_reference_and_current_log_probs_are_identical(make_watching, name, adapter):
-    options = options_of(name, beta=0.1, p_mask_prompt=0.3, peft_config=adapter, **REUSED)
+    still = {"beta": 0.1, "p_mask_prompt": None, "reuse_commit_logps": False}
+    options = options_of(name, peft_config=adapter, **still, **REUSED)
     trainer = make_watching(learning_rate=0.0, max_steps=4, **options)
     trainer.train()
     assert [seen["iteration"] for seen in trainer.micro_batches] == [0, 0, 0, 0, 1, 1, 1, 1]
@@ -271,10 +272,8 @@ def test_ratios_to_recorded_log_probs_are_one_up_to_rounding_until_the_weights_m
     assert 0 < max(drift[:2]) < 1e-5 and min(drift[2:8]) > 1e-3
 
 
-@pytest.mark.parametrize("options", [{"p_mask_prompt": 0.3}, {"selection": "low_confidence"}, {"source": "segments"}])
+@pytest.mark.parametrize("options", [{"selection": "low_confidence"}, {"nelbo_replay": "segments"}], ids=str)
 def test_where_a_replay_is_not_exact_the_old_policy_is_scored(make_watching, options):
-    if options == {"source": "segments"}:
-        options = {"nelbo_replay": "segments"}
     trainer = make_watching(max_steps=2, num_iterations=2, learning_rate=0.0, **options)
     trainer.train()
     assert all(torch.equal(seen["current"], seen["old"]) for seen in trainer.micro_batches)
@@ -312,7 +311,6 @@ def test_replay_of_an_exact_rollout_finds_the_log_probs_of_the_sampler(make_watc
         options_of("one_step"),
         options_of("rollout", num_draws=2),
         {"selection": "low_confidence"},
-        {"p_mask_prompt": 0.3},
     ],
     ids=str,
 )

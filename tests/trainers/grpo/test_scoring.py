@@ -91,7 +91,9 @@ def test_training_draws_states_for_every_iteration_and_an_evaluation_once(parts)
 
 
 @pytest.mark.parametrize(
-    ("options", "exact"), [({}, True), ({"p_mask_prompt": 0.3}, False), ({"nelbo_source": "forward"}, False)], ids=str
+    ("options", "exact"),
+    [({}, True), ({"nelbo_replay": "segments"}, False), ({"nelbo_source": "forward"}, False)],
+    ids=str,
 )
 def test_states_say_whether_they_are_the_samplers_own(parts, options, exact):
     assert stored(parts(**options))[2].replays_exactly is exact

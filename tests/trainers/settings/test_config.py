@@ -14,13 +14,14 @@ from trl import GRPOConfig, SFTConfig
 
 from core.alpha_schedule import SCHEDULES, AlphaSchedule
 from core.likelihoods import ESTIMATORS
+from core.masking_strategy import sync_masking_with_nelbo
 from core.sampling import SAMPLERS, SOLVERS
 from core.scheduled_sampling import STRATEGIES, ScheduledSampling
 from trainers.settings.config import CONFIGS as CONFIGS_OF_TRAINERS
 from trainers.settings.config import parse
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.model import ModelArguments
-from trainers.settings.objects import build_likelihood
+from trainers.settings.objects import build_likelihood, build_masking
 from trainers.settings.options import SECTIONS, ConfigError
 from trainers.settings.parser import SHARED, SectionParser
 from trainers.settings.sft import DiffusionSFTConfig
@@ -172,6 +173,12 @@ REFUSED = [
     ("generation: {block_length: 100}", [], ["generation.block_length=100", "divisor", "256"]),
     ("generation: {block_length: 64, steps: 6}", [], ["generation.block_length=64", "here 4", "steps=6"]),
     ("masking: {p_mask_prompt: 1.1}", [], ["masking.p_mask_prompt=1.1", "[0, 1]"]),
+    ("masking: {p_mask_prompt: 0.3}", [], ["masking.p_mask_prompt=0.3", "0 or unset", "loss.source=rollout"]),
+    (
+        "masking: {p_mask_prompt: 0.15}\nloss: {likelihood: rollout}",
+        [],
+        ["masking.p_mask_prompt=0.15", "0 or unset", "loss.likelihood=rollout"],
+    ),
     ("masking: {strategy_type: full}\nloss: {source: forward}", [], ["masking.strategy_type='full'", "no bound"]),
     (
         "masking: {strategy_type: full}\ngeneration: {sampler: ancestral}",
@@ -433,6 +440,29 @@ def test_key_and_field_name_are_one_setting(write):
     path = write("generation: {steps: 4}\nmax_timesteps: 4\nloss: {nelbo_source: forward}")
     training = parse([path, "--masking.p_mask_prompt", "0"]).training
     assert (training.max_timesteps, training.nelbo_source, training.p_mask_prompt) == (4, "forward", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "rate"),
+    [
+        ("{}", 0.0),
+        ("{source: forward}", 0.3),
+        ("{likelihood: rollout}", 0.0),
+        ("{likelihood: one_step}", 0.3),
+        ("{likelihood: complementary}", 0.3),
+    ],
+)
+def test_masking_of_prompts_follows_the_source_of_states(write, loss, rate):
+    args = parse([write(f"loss: {loss}")]).training
+    masking, likelihood = build_masking(args), build_likelihood(args)
+    sync_masking_with_nelbo(masking, likelihood)
+    assert masking.p_mask_prompt == rate
+
+
+def test_fresh_masks_take_any_rate_of_masked_prompts(write):
+    for text in ("loss: {source: forward}", "loss: {likelihood: one_step}", "trainer: sft", "trainer: dpo"):
+        args = parse([write(text), "--masking.p_mask_prompt", "0.15"]).training
+        assert build_masking(args).p_mask_prompt == 0.15
 
 
 def test_values_take_the_type_of_their_field(write):
