@@ -11,8 +11,8 @@ from transformers.core_model_loading import Concatenate, ConversionOps
 class SplitRows(ConversionOps):
     """Cuts a weight's rows into one part for each target, as long as that target's parameter is.
 
-    transformers has such an operation (`Split`) in its later 5.x alone; `Chunk`, which all have, makes equal parts, and
-    queries have more rows than keys.
+    transformers has such an operation (`Split`) in its later 5.x alone; `Chunk`, which all have, makes equal parts,
+    and queries have more rows than keys.
     """
 
     @torch.no_grad()
