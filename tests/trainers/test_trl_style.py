@@ -3,7 +3,6 @@
 import asyncio
 import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +20,6 @@ from trainers import (
     ImprovedDiffuGRPOTrainer,
     load_policy,
 )
-from trainers.models.in_memory import policy_around
 from trainers.settings.model import ModelArguments
 from trainers.settings.options import ConfigError
 
@@ -57,7 +55,9 @@ CHATS = Dataset.from_list(CHATS)
 
 
 def logged(trainer, name):
-    trainer.train()
+    """Of each step, of a trainer that is trained if it was not."""
+    if not trainer.state.global_step:
+        trainer.train()
     return [row[name] for row in trainer.state.log_history if name in row]
 
 
@@ -108,7 +108,7 @@ def test_several_functions_plain_and_async_with_weights_are_added_up(small):
     assert logged(trainer, "rewards/async_reward_func/mean") == [1.0, 1.0]
     right, total = (logged(trainer, name)[0] for name in ("rewards/reward_ground_truth/mean", "reward"))
     assert total == pytest.approx(right + 0.5)
-    assert "eval_a_reward" in trainer.evaluate() | {}
+    assert trainer.evaluate()["eval_a_runtime"] > 0 and logged(trainer, "eval_reward")
 
 
 def test_completions_are_messages_where_prompts_are(chat_dir, small):
@@ -162,7 +162,7 @@ def test_a_reward_that_needs_a_column_is_refused_before_the_model_is_loaded(smal
         ImprovedDiffuGRPOTrainer(
             "nowhere", reward_ground_truth, small(ImprovedDiffuGRPOConfig), PLAIN.remove_columns("ground_truth")
         )
-    with pytest.raises(ConfigError, match="2 weights for the 1 of task.rewards"):
+    with pytest.raises(ConfigError, match="2 weights for the 1 of"):
         args = small(ImprovedDiffuGRPOConfig, reward_weights=[1.0, 2.0])
         ImprovedDiffuGRPOTrainer("nowhere", reward_func, args, PLAIN)
     with pytest.raises(ConfigError, match="verify: train_dataset has no column answer"):

@@ -83,10 +83,13 @@ class PromptFormat:
         if self.chat:
             return _templated(tokenizer, self.messages(prompt), add_generation_prompt=True)
         if not isinstance(prompt, str):
-            raise ConfigError(
-                "task.chat_template=false, or auto for a model without one: a prompt is a list of messages, of which "
-                "only a chat template makes a text"
+            asked = (
+                "the tokenizer has none; set its chat_template, or give prompts as texts"
+                if tokenizer.chat_template is None
+                else "this model is asked without its own, as task.chat_template=false or auto settled it; set true "
+                "(in Python: load_policy(..., chat_template='true'))"
             )
+            raise ConfigError(f"a prompt is a list of messages, of which only a chat template makes a text: {asked}")
         return prompt
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
