@@ -93,6 +93,7 @@ SLOW = {
         TRAINS
     ),
     "scripts/test_scripts.py": Slow(TRAINS),
+    "scripts/test_metrics_page.py": Slow(TRAINS),
     "scripts/test_export.py": Slow(TRAINS),
     "trainers/rewarding/test_hacking.py::test_a_run_that_hacks_its_reward_is_flagged_in_report_and_picture": Slow(
         TRAINS
