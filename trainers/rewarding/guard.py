@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 
+from trainers.rewarding.arguments import with_its_own_arguments
 from trainers.rewarding.time_limit import TimeUp, within
 
 REWARD_TIME_LIMIT = 60.0  # seconds a call
@@ -101,7 +102,7 @@ class GuardedReward(ABC):
     """
 
     def __init__(self, reward: Callable[..., Any], seconds: float):
-        self.reward, self.seconds = reward, seconds
+        self.reward, self.seconds = with_its_own_arguments(reward), seconds
         self.__name__ = get_callable_name(reward)  # of the metrics
         self.faults: dict[int, Fault] = {}
         self.repeated: Fault | None = None
@@ -207,8 +208,8 @@ def _alone(kwargs: dict[str, Any], i: int, size: int) -> dict[str, Any]:
     alone = {
         key: [value[i]] if isinstance(value, list) and len(value) == size else value for key, value in kwargs.items()
     }
-    return alone | {key: _ignore for key in ("log_extra", "log_metric") if key in kwargs}
+    return alone | {key: ignore for key in ("log_extra", "log_metric") if key in kwargs}
 
 
-def _ignore(*args: Any, **kwargs: Any) -> None:
-    """In place of TRL's loggers."""
+def ignore(*args: Any, **kwargs: Any) -> None:
+    """In place of TRL's loggers, where a call is no batch of a run."""

@@ -130,6 +130,8 @@ class SectionParser(argparse.ArgumentParser):
         section = name.partition(".")[0]
         self.options[option.name], self.dotted[option.name] = option, name
         self.names |= dict.fromkeys((option.name, name, f"{section}.{option.name}"), option.name)
+        if "alias" in option.metadata:
+            self.names[f"{section}.{option.metadata['alias']}"] = option.name
         known = f" One of: {', '.join(option.known)}." if option.known else ""
         text = (option.metadata.get("help", "") + known).replace("%%", "%").replace("%", "%%")
         groups[section].add_argument(f"--{option.name}", f"--{name}", help=text, **argument(option))

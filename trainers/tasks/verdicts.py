@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+PARSERS = ("strict", "lenient")  # the two shares of right completions that are measured
+REWARD = "reward "  # begins the name of a measure that is the mean of a reward
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -14,3 +17,8 @@ class Verdict:
 def text_of(completion: str | list[dict[str, str]]) -> str:
     """The text of a completion, plain or conversational."""
     return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
+def is_reward(measure: str) -> bool:
+    """Whether a measure ("sampled strict", "greedy reward length") is the mean of a reward, and no share."""
+    return REWARD in measure
