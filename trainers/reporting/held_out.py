@@ -1,4 +1,4 @@
-"""Held-out accuracy before and after a run: the line for the terminal, the numbers and the samples for the report."""
+"""Held-out accuracy and rewards before and after a run: the line for the terminal, the numbers and the samples for the report."""
 
 from typing import Any
 
@@ -6,15 +6,22 @@ from datasets import Dataset
 
 from trainers.evaluating.evaluation import Evaluation, summarise
 from trainers.tasks.messages import text_of
+from trainers.tasks.verdicts import is_reward
 
 SAMPLES = 4  # completions shown before and after
 Outcomes = dict[str, Evaluation]
 
 
 def held_out_line(when: str, evaluations: Outcomes) -> str:
-    """One line for the terminal."""
-    parts = [f"{mode} {e.accuracy('strict')} (lenient {e.accuracy('lenient')})" for mode, e in evaluations.items()]
-    return f"held-out accuracy {when}: " + ", ".join(parts)
+    """What was measured, for the terminal: a line for accuracy, and one for every reward of the user's."""
+    lines, measures = [], next(iter(evaluations.values())).measures
+    if "strict" in measures:
+        parts = [f"{mode} {e.accuracy('strict')} (lenient {e.accuracy('lenient')})" for mode, e in evaluations.items()]
+        lines.append(f"held-out accuracy {when}: " + ", ".join(parts))
+    for measure in filter(is_reward, measures):
+        parts = [f"{mode} {e.score(measure)}" for mode, e in evaluations.items()]
+        lines.append(f"held-out {measure} {when}, mean [95%]: " + ", ".join(parts))
+    return "\n".join(lines) or f"held-out texts {when}: in the report; neither a reward nor an answer scores them"
 
 
 def held_out_tables(before: Outcomes | None, after: Outcomes) -> dict[str, Any]:
@@ -23,9 +30,9 @@ def held_out_tables(before: Outcomes | None, after: Outcomes) -> dict[str, Any]:
     if before:
         tables["before"] = summarise(before)
         tables["difference"] = {
-            f"{mode} {parser}": vars(after[mode].gain_over(before[mode], parser))
+            f"{mode} {measure}": vars(after[mode].change_from(before[mode], measure))
             for mode in after
-            for parser in ("strict", "lenient")
+            for measure in after[mode].measures
         }
     return tables
 

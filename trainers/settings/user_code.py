@@ -13,6 +13,8 @@ from trainers.settings.options import ConfigError
 
 PLACE = "FILE.py:FUNCTION or package.module:FUNCTION"
 
+_IMPORTED: dict[tuple[Path, bytes], ModuleType] = {}  # by file and content
+
 
 def import_file(path: str, option: str) -> ModuleType:
     """A Python file as a module; what lies beside it can be imported by it.
@@ -27,7 +29,9 @@ def import_file(path: str, option: str) -> ModuleType:
     file = Path(path)
     if not file.is_file() or file.suffix != ".py":
         raise ConfigError(f"{option}={path!r}: expected a Python file, such as my_task.py")
-    name = f"user_file_{file.stem}"
+    name, written = f"user_file_{file.stem}", (file.resolve(), file.read_bytes())
+    if written in _IMPORTED:  # several functions of one file, whose import may take long
+        return _IMPORTED[written]
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None  # it ends in .py
     module = importlib.util.module_from_spec(spec)
@@ -38,6 +42,7 @@ def import_file(path: str, option: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _failed(option, path, error) from error
+    _IMPORTED[written] = module
     return module
 
 
@@ -47,14 +52,16 @@ def function_at(place: str, option: str) -> Callable[..., Any]:
     Raises:
         ConfigError: there is none, or importing its module fails.
     """
-    where, _, name = place.rpartition(":")
-    if not where or not name:
+    where, _, name = (place + ":" if place.endswith(".py") else place).rpartition(":")
+    if not where:
         raise ConfigError(f"{option}={place!r}: expected {PLACE}")
     module = import_file(where, option) if where.endswith(".py") else _import_module(where, option, place)
     found = getattr(module, name, None)
     if found is None:
         own = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
-        raise ConfigError(f"{option}={place!r}: it has no {name}; its functions are {', '.join(own) or 'none'}")
+        raise ConfigError(
+            f"{option}={place!r}: expected {where}:FUNCTION; its functions are {', '.join(own) or 'none'}"
+        )
     if not callable(found) or inspect.isclass(found):
         raise ConfigError(f"{option}={place!r}: {name} is {type(found).__name__} {found!r}; expected a function")
     return found
