@@ -20,10 +20,12 @@ from trainers.settings.config import ExperimentConfig
 from trainers.settings.diffusion import DiffusionArguments, check_block_causal
 from trainers.settings.dpo import DiffusionDPOConfig
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
+from trainers.settings.makers import check_made
 from trainers.settings.objects import build_loss, build_masking
 from trainers.settings.options import ConfigError
 from trainers.sft.trainer import DiffusionSFTTrainer
 from trainers.task_loading import Task
+from trainers.task_loading import find_task as find_task
 from trainers.task_loading import load_task as load_task  # the first thing that a script does
 from trainers.tasks.messages import text_of
 
@@ -35,7 +37,11 @@ def load_experiment_policy(config: ExperimentConfig, train: Dataset | None = Non
         config: the experiment.
         train: its training split, on which the tokenizer of fresh weights is trained; None where the weights are
             trained ones.
+
+    Raises:
+        ConfigError: a model that cannot be loaded.
     """
+    check_made(config.model.model_name_or_path, config.config_path)
     columns = () if train is None else zip(train["prompt"], train["completion"], strict=True)
     corpus = (text_of(prompt) + text for prompt, text in columns)
     form = config.task.chat_template, config.task.system_prompt
