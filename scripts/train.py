@@ -43,9 +43,11 @@ def main(argv: list[str]) -> None:
     from trainers.saving.checkpoints import checkpoint_to_resume
     from trainers.saving.environment import environment
     from trainers.settings.config import build
+    from trainers.settings.trackers import check_trackers
 
     config = build(request)
     args = config.training
+    check_trackers(args)
     assert args.output_dir is not None  # transformers has a default
     resume = args.resume_from_checkpoint and checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
 
