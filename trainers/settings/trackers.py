@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers.integrations import integration_utils as installed
 
-from trainers.settings.options import require
+from trainers.settings.options import refusal, require
 
 # value of training.report_to -> whether it can be used here, what is missing if not
 TRACKERS: dict[str, tuple[Callable[[], Any], str]] = {
@@ -39,4 +39,5 @@ def check_trackers(args: Any) -> None:
             continue
         require(args, "report_to", name in TRACKERS, f"some of {', '.join(TRACKERS)}, or one of {', '.join(WORDS)}")
         is_there, missing = TRACKERS[name]
-        require(args, "report_to", bool(is_there()), f"something that is installed; {name} needs: {missing}")
+        if not is_there():
+            raise refusal(args, "report_to", f"{name} is not here; it needs: {missing}")
