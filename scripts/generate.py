@@ -1,6 +1,6 @@
 """Complete a prompt, and show the denoising step by step.
 
-    python scripts/generate.py configs/trajectory_nelbo_gsm8k.yaml --prompt "Tom has 4 balls and buys 3 more. ..."
+    python scripts/generate.py configs/trajectory_nelbo_gsm8k.yaml --prompt "Sara has 6 boxes with 2 apples in each box. ..."
 
 Every line is the canvas after one evaluation of the model; new tokens are bold, masked positions are shaded.
 """
@@ -12,11 +12,17 @@ from trainers.commands import OptionParser, main_or_one_line
 
 
 def main(argv: list[str]) -> None:
-    """Complete one prompt and print the canvas after each evaluation, then the text and log p of its path in nats."""
+    """Complete one prompt and print the canvas after each evaluation, then the text and, if it is sampled, log p of its path in nats."""
     own = OptionParser(__doc__)
     own.add_config()
-    own.add_argument("--prompt", default=None, help="The question. Unset: the first test problem of the task.")
-    own.add_argument("--greedy", action="store_true", help="Take the most likely token everywhere (temperature 0).")
+    own.add_argument(
+        "--prompt", default=None, help="The question, for which no data is read. Unset: the first test problem."
+    )
+    own.add_argument(
+        "--sampled",
+        action="store_true",
+        help="Draw tokens at generation.temperature, as rollouts do. Unset: the most likely token everywhere.",
+    )
     options, settings = own.parse(argv)
     request = own.read(options.config, settings)
 
@@ -25,7 +31,7 @@ def main(argv: list[str]) -> None:
 
     from trainers.distributed.randomness import generator_at
     from trainers.evaluating.evaluation import encode_prompts
-    from trainers.experiment import load_experiment_policy, load_task
+    from trainers.experiment import find_task, load_experiment_policy, load_task
     from trainers.reporting.denoising import canvas_line
     from trainers.settings.config import build
     from trainers.settings.objects import build_generator, build_loss, build_masking
@@ -33,11 +39,16 @@ def main(argv: list[str]) -> None:
     config = build(request)
     args = config.training
 
-    task, splits = load_task(config.task)
-    policy = load_experiment_policy(config, splits["train"])
+    # data is read only where a prompt is taken out of it, or a tokenizer trained on it
+    needs_data = options.prompt is None or config.model.from_scratch
+    splits = load_task(config.task)[1] if needs_data else {}
+    policy = load_experiment_policy(config, splits.get("train"))
     policy.model.eval()
-    style = (config.task.solutions or [])[:1]  # of word problems; other tasks have none
-    prompt = splits["test"][0]["prompt"] if options.prompt is None else task.build_prompt(options.prompt, *style)
+    if options.prompt is None:
+        prompt = splits["test"][0]["prompt"]
+    else:
+        style = (config.task.solutions or [])[:1]  # of word problems; other tasks have none
+        prompt = find_task(config.task).build_prompt(options.prompt, *style)
     loss = build_loss(args)
     sampler = build_generator(
         args,
@@ -45,7 +56,7 @@ def main(argv: list[str]) -> None:
         loss.schedule,
         build_masking(args),
         policy.eos_ids,
-        temperature=0.0 if options.greedy else args.temperature,
+        temperature=args.temperature if options.sampled else 0.0,
     )
 
     console = Console(highlight=False)
@@ -62,11 +73,12 @@ def main(argv: list[str]) -> None:
     trajectory = sampler.generate(batch["input_ids"], batch["attention_mask"], noise, observe=show)
     text = policy.decode(trajectory.completions()[0], skip_special_tokens=True)
     console.print(Text(text, style="bold"))
-    logp = f"log p(path) = {trajectory.commit_logps[0].sum():.3f} nats"
+    drawn = "greedy"
+    if options.sampled:
+        logp = f"log p(path) = {trajectory.commit_logps[0].sum():.3f} nats"
+        drawn = logp if trajectory.exact else "no exact log-probability of the path under this sampler"
     console.print(
-        f"{int(trajectory.forwards[0])} forwards, finish reason {trajectory.finish_reason[0]}, "
-        f"{logp if trajectory.exact else 'no exact log-probability of the path under this sampler'}",
-        style="dim",
+        f"{int(trajectory.forwards[0])} forwards, finish reason {trajectory.finish_reason[0]}, {drawn}", style="dim"
     )
 
 

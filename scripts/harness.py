@@ -42,7 +42,6 @@ def main(argv: list[str]) -> None:
     chosen, request = parse(argv)
 
     # only now: these take seconds to import, which a typo does not wait for
-    from datasets import Dataset
 
     from trainers.evaluating.identity import settings, weights_hash
     from trainers.experiment import load_experiment_policy
@@ -56,7 +55,7 @@ def main(argv: list[str]) -> None:
 
     if config.model.from_scratch:
         raise ConfigError("model.from_scratch=True: expected trained weights")
-    policy = load_experiment_policy(config, Dataset.from_dict({"prompt": [], "completion": []}))
+    policy = load_experiment_policy(config)
     policy.move_to(config.training.device)
     batch_size = config.training.rollout_batch_size or DiffusionLM.default_batch_size
     model = DiffusionLM(config.training, policy, config.training.seed, chosen.draws, batch_size)

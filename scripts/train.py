@@ -38,15 +38,17 @@ def main(argv: list[str]) -> None:
     from trainers.experiment import build_evaluator, build_trainer, load_experiment_policy, load_task
     from trainers.reporting.console import closing_progress, counting, use_line_progress
     from trainers.reporting.header import header_lines, run_header
-    from trainers.reporting.held_out import held_out_accuracy, held_out_tables, sample_rows
+    from trainers.reporting.held_out import held_out_scores, held_out_tables, sample_rows
     from trainers.reporting.report import write_report
     from trainers.reporting.terminal_table import metrics_table
     from trainers.saving.checkpoints import checkpoint_to_resume
     from trainers.saving.environment import environment
     from trainers.settings.config import build
+    from trainers.settings.trackers import check_trackers
 
     config = build(request)
     args = config.training
+    check_trackers(args)
     assert args.output_dir is not None  # transformers has a default
     resume = args.resume_from_checkpoint and checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
 
@@ -73,7 +75,7 @@ def main(argv: list[str]) -> None:
     identity = {"data": data_hash(splits["test"]), **settings(config, policy.format)}
     before = outcomes_before(trainer, output, identity, bool(resume), measure if wanted else None)
     if before:
-        console.print(held_out_accuracy(before, None))
+        console.print(held_out_scores(before, None))
 
     with closing_progress(trainer):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -82,7 +84,7 @@ def main(argv: list[str]) -> None:
     if not trainer.accelerator.is_main_process:
         return
 
-    console.print(held_out_accuracy(before, after))
+    console.print(held_out_scores(before, after))
     console.print(metrics_table(trainer.state.log_history))
     tables = held_out_tables(before, after)
     trainer.describe_saved(output / "model", held_out=tables)

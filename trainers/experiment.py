@@ -1,7 +1,6 @@
 """What every script does first: from a parsed config to splits, a policy, a trainer and an evaluator."""
 
 from pathlib import Path
-from types import ModuleType
 
 from datasets import Dataset
 
@@ -18,31 +17,49 @@ from trainers.saving.provenance import Provenance
 from trainers.settings.config import ExperimentConfig
 from trainers.settings.dpo import DiffusionDPOConfig
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
+from trainers.settings.makers import check_made
 from trainers.settings.objects import build_loss, build_masking
+from trainers.settings.options import ConfigError
 from trainers.sft.trainer import DiffusionSFTTrainer
+from trainers.task_loading import Task
+from trainers.task_loading import find_task as find_task
 from trainers.task_loading import load_task as load_task  # the first thing that a script does
 from trainers.tasks.messages import text_of
 
 
-def load_experiment_policy(config: ExperimentConfig, train: Dataset) -> Policy:
-    """The policy, asked in the format that the task section settles; a fresh tokenizer is trained on the training
-    split."""
-    corpus = (text_of(prompt) + text for prompt, text in zip(train["prompt"], train["completion"], strict=True))
+def load_experiment_policy(config: ExperimentConfig, train: Dataset | None = None) -> Policy:
+    """The policy, asked in the format that the task section settles.
+
+    Args:
+        config: the experiment.
+        train: its training split, on which the tokenizer of fresh weights is trained; None where the weights are
+            trained ones.
+
+    Raises:
+        ConfigError: a model that cannot be loaded.
+    """
+    check_made(config.model.model_name_or_path, config.config_path)
+    columns = () if train is None else zip(train["prompt"], train["completion"], strict=True)
+    corpus = (text_of(prompt) + text for prompt, text in columns)
     form = {"chat_template": config.task.chat_template, "system_prompt": config.task.system_prompt}
     return load_for(config.training, config.model, corpus=corpus, **form)
 
 
 def build_trainer(
-    config: ExperimentConfig, task: ModuleType, splits: dict[str, Dataset], policy: Policy
+    config: ExperimentConfig, task: Task, splits: dict[str, Dataset], policy: Policy
 ) -> ImprovedDiffuGRPOTrainer | DiffusionSFTTrainer | DiffusionDPOTrainer:
     """The trainer that the config names, on the task's rewards and splits."""
     args, adapter = config.training, lora_config(config.model, policy.model)
     train, validation = splits["train"], splits["validation"]
     if isinstance(args, ImprovedDiffuGRPOConfig):
-        rewards = [task.REWARDS[name] for name in config.task.rewards]
+        if not task.rewards:
+            raise ConfigError(
+                "task.reward: the data has no column answer to compare texts with; name a reward function of yours "
+                "(FILE.py:FUNCTION)"
+            )
         trainer = ImprovedDiffuGRPOTrainer(
             policy,
-            rewards,
+            list(task.rewards.values()),
             args,
             train,
             validation,
@@ -54,6 +71,10 @@ def build_trainer(
         pairs = preference_pairs(config, splits, policy, build_evaluator(config, task, validation))
         trainer = DiffusionDPOTrainer(policy, args, pairs["train"], pairs.get("validation"), peft_config=adapter)
     else:
+        if not any(train["completion"]):
+            raise ConfigError(
+                "trainer=sft: no training text to learn; the data needs a column completion, answer or messages"
+            )
         trainer = DiffusionSFTTrainer(policy, args, train, validation, peft_config=adapter)
     trainer.provenance = describe(config, splits, policy)
     return trainer
@@ -78,10 +99,10 @@ def describe(config: ExperimentConfig, splits: dict[str, Dataset], policy: Polic
     )
 
 
-def build_evaluator(config: ExperimentConfig, task: ModuleType, problems: Dataset) -> Evaluator:
+def build_evaluator(config: ExperimentConfig, task: Task, problems: Dataset) -> Evaluator:
     """An evaluator on the experiment's own sampler and schedule, with its generation.batch_size if set."""
     args = config.training
     loss, masking = build_loss(args), build_masking(args)
     schedule = sync_masking_with_nelbo(masking, loss)
     batch_size = args.rollout_batch_size or Evaluator.batch_size
-    return Evaluator(args, schedule, masking, task, problems, args.seed, batch_size)
+    return Evaluator(args, schedule, masking, task, problems, args.seed, batch_size, task.judge)

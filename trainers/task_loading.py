@@ -6,11 +6,9 @@ A task is a module, ours or a file of the user's, with four things: `build_promp
 load_splits, by their names in the section `task` or in `task.options`.
 """
 
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,20 +16,27 @@ from typing import Any
 from datasets import Dataset
 
 from trainers.evaluating.solved import sometimes_solved
+from trainers.rewarding.arguments import Reward, check_arguments
+from trainers.rewarding.chosen import choose
+from trainers.rewarding.held_out import RewardJudge, try_once
 from trainers.settings.options import ConfigError, dotted
-from trainers.settings.task import TaskArguments
+from trainers.settings.task import OWN, TaskArguments, is_place
+from trainers.settings.user_code import import_file
 from trainers.tasks import TASKS
-from trainers.tasks.messages import flaw_of
+from trainers.tasks.messages import flaw_of, text_of
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("prompt", "completion", "answer", "cluster")
 FUNCTIONS = ("build_prompt", "load_splits", "verify")
 TRIED = 16  # reference completions that a task of one's own has to find right
+TRIED_REWARDS = 2  # reference completions that a reward of one's own is called with
 
 # field of TaskArguments -> argument of load_splits; None stands for the field's own name
 ARGUMENTS = {
     "data_files": None,
     "dataset_name": None,
+    "dataset_config": None,
+    "task_columns": "columns",
     "train_size": None,
     "validation_size": None,
     "test_size": None,
@@ -43,55 +48,98 @@ ARGUMENTS = {
 TRAINING_DATA = ("solutions", "perturbed_copies", "extra_files")  # one argument, training_data
 
 
-def load_task(arguments: TaskArguments) -> tuple[ModuleType, dict[str, Dataset]]:
-    """The task module and its splits (train, validation, test).
+@dataclass(frozen=True)
+class Task:
+    """A task as an experiment uses it.
+
+    Attributes:
+        module: ours or the user's.
+        rewards: those that were chosen, by name, in the order of training.reward_weights.
+        verify: (completion, answer) -> verdict; None: only rewards judge.
+        judge: the rewards of the user's own files, whose means are measured on held-out problems; None: there are none.
+    """
+
+    module: ModuleType
+    rewards: Mapping[str, Reward]
+    verify: Callable[[str, Any], Any] | None
+    judge: RewardJudge | None = None
+
+
+def load_task(arguments: TaskArguments) -> tuple[Task, dict[str, Dataset]]:
+    """The task, with its rewards, and its splits (train, validation, test).
 
     Raises:
-        ConfigError: an unknown task, reward or option, a file that is no task, a missing or malformed data file,
-            impossible sizes, splits that share a cluster.
+        ConfigError: an unknown task, reward or option, a file that is no task, a reward that cannot be called with
+            this data, a missing or malformed data file, impossible sizes, splits that share a cluster.
     """
-    task = find_task(arguments)
-    unknown = [name for name in arguments.rewards if name not in task.REWARDS]
-    if unknown:
-        raise ConfigError(f"task.rewards={unknown[0]!r}: expected some of {', '.join(task.REWARDS)}")
-    values = _values(task, arguments)
+    module = find_task(arguments)
+    values = _values(module, arguments)
+    # before the data is read, which may take long
+    rewards = choose(arguments.rewards, module.REWARDS, arguments.label)
     try:
-        splits = task.load_splits(**values)
+        splits = module.load_splits(**values)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(str(error)) from error
+    if module is TASKS[OWN]:
+        given = splits["train"].column_names
+        if arguments.rewards is None and "answer" not in given:
+            rewards = {}  # nothing was asked for, and there is nothing to compare a text with
+        _check_rewards(rewards, given)
+        splits = {name: _filled(rows) for name, rows in splits.items()}
     check_splits(splits, arguments.label)
     if arguments.task_path is not None:
-        _try_verifier(task, splits["test"], arguments.task_path)
+        _try_verifier(module, splits["test"], arguments.task_path)
+    task = _task(module, rewards, arguments)
+    if task.judge is not None:
+        _try_rewards(task.judge, splits["train"])
     if arguments.sometimes_solved is not None:
         splits["train"] = sometimes_solved(splits["train"], Path(arguments.sometimes_solved))
     return task, splits
 
 
+def _task(module: ModuleType, rewards: Mapping[str, Reward], arguments: TaskArguments) -> Task:
+    files = [entry.rpartition(":")[2] for entry in arguments.rewards or () if is_place(entry)]
+    judge = RewardJudge({name: rewards[name] for name in files}, arguments.reward_time_limit) if files else None
+    # of data of the user's own nobody knows what is right, unless they ask for the comparison with the answer
+    verifies = module is not TASKS[OWN] or "correctness" in rewards
+    return Task(module, rewards, module.verify if verifies else None, judge)
+
+
+def _filled(rows: Dataset) -> Dataset:
+    """With the columns that every task has; empty where the data has none."""
+    description = rows.info.description
+    for name in ("completion", "answer"):
+        if name not in rows.column_names:
+            rows = rows.add_column(name, [""] * len(rows))
+    rows.info.description = description
+    return rows
+
+
+def _try_rewards(judge: RewardJudge, train: Dataset) -> None:
+    """A reward that fails on what is right would teach nothing, in every step of a run."""
+    rows = train.select(range(min(TRIED_REWARDS, len(train))))
+    _check_rewards(judge.rewards, train.column_names)
+    try_once(judge, [text_of(prompt) for prompt in rows["prompt"]], {name: rows[name] for name in rows.column_names})
+
+
+def _check_rewards(rewards: Mapping[str, Reward], columns: Sequence[str]) -> None:
+    for name, reward in rewards.items():
+        check_arguments(reward, columns, "task.reward", name)
+
+
 def find_task(arguments: TaskArguments) -> ModuleType:
     """The module of a task, ours by name or the user's by path."""
     if arguments.task_path is not None:
-        return _import_file(arguments.task_path)
-    if arguments.task_name not in TASKS:
-        raise ConfigError(
-            f"task.name={arguments.task_name!r}: expected one of {', '.join(TASKS)}, or a file in task.path"
-        )
-    return TASKS[arguments.task_name]
+        return _import_task(arguments.task_path)
+    name = arguments.label
+    if name not in TASKS:
+        raise ConfigError(f"task.name={name!r}: expected one of {', '.join(TASKS)}, or a file in task.path")
+    return TASKS[name]
 
 
-def _import_file(path: str) -> ModuleType:
+def _import_task(path: str) -> ModuleType:
     """A user's file as a module, checked for what a task must have."""
-    if not Path(path).is_file() or Path(path).suffix != ".py":
-        raise ConfigError(f"task.path={path!r}: expected a Python file, such as my_task.py")
-    name = f"user_task_{Path(path).stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # it ends in .py
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look their module up by name
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise ConfigError(f"task.path={path!r}: importing it raised {type(error).__name__}: {error}") from error
+    module = import_file(path, "task.path")
     missing = [name for name in FUNCTIONS if not callable(getattr(module, name, None))]
     if missing:
         raise ConfigError(f"task.path={path!r}: it has no function {missing[0]}; a task has {', '.join(FUNCTIONS)}")

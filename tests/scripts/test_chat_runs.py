@@ -71,7 +71,7 @@ def test_a_journal_of_one_format_is_not_continued_in_another(run):
 def test_generation_shows_the_prompt_as_it_is_asked(run):
     work, _ = run
     for form, head in ((), HEAD), (("--task.chat_template", "false"), "Ann has"):
-        asked = "--greedy", "--prompt", "Ann has 8 books.", "--model.name_or_path", "out/model"
+        asked = "--prompt", "Ann has 8 books.", "--model.name_or_path", "out/model"
         printed = fork("generate.py", "plain.yaml", *asked, *form, cwd=work)
         assert printed.startswith(head), printed[:80]
 

@@ -59,7 +59,7 @@ def test_adapter_merged_adapter_and_export_are_evaluated_alike(run):
 
 @pytest.mark.parametrize("name", ["model", "checkpoint-1"])
 def test_generation_takes_an_adapter(run, name):
-    assert "forwards" in fork("generate.py", "plain.yaml", "--greedy", "--model.name_or_path", f"out/{name}", cwd=run)
+    assert "forwards" in fork("generate.py", "plain.yaml", "--model.name_or_path", f"out/{name}", cwd=run)
 
 
 def test_adapter_is_trained_on_and_resumed(run):

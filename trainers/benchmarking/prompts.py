@@ -1,6 +1,5 @@
 """What the generators are prompted with: random tokens, or questions of a file in GSM8K's format."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trainers.models.policy import Policy
 from trainers.settings.options import ConfigError
+from trainers.tasks.sources import read_jsonl
 from trainers.tasks.word_problems.problems import build_prompt
 
 PICKS = ("closest", "first")
@@ -21,12 +21,15 @@ def read_problems(path: Path) -> list[tuple[str, str]]:
         ConfigError: the file cannot be read, or a line is something else.
     """
     try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        return [(build_prompt("" + row["question"]), "" + row["answer"]) for row in rows]  # + refuses what is no text
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f'--data {path}: expected a file with lines {{"question": ..., "answer": ...}}: {error!r}'
-        ) from error
+        return read_jsonl(str(path), _to_problem, 'lines {"question": ..., "answer": ...}', "--data")
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _to_problem(row: object, where: str) -> tuple[str, str]:
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("question", "answer")):
+        raise ValueError(f'--data {where}: expected {{"question": ..., "answer": ...}}')
+    return build_prompt(row["question"]), row["answer"]
 
 
 def random_prompts(policy: Policy, num_prompts: int, length: int, seed: int) -> Tensor:

@@ -20,6 +20,7 @@ from trl.models.utils import unwrap_model_for_generation
 
 from core.scoring import Share
 from trainers.faults.behind import TrainerBehind
+from trainers.models.experts import trains_separate_experts
 from trainers.models.policy import Policy
 from trainers.settings.options import ConfigError, require
 
@@ -78,7 +79,8 @@ class ShardedTrainer(TrainerBehind):
         return share_of(self.accelerator)
 
     def create_accelerator_and_postprocess(self) -> None:
-        """transformers' accelerator, with FSDP2 also on CPU.
+        """transformers' accelerator, with FSDP2 also on CPU, and DDP that expects a gradient of every weight, but for
+        experts that may get no token.
 
         Raises:
             ConfigError: an option that sharded weights cannot go with.
@@ -89,6 +91,8 @@ class ShardedTrainer(TrainerBehind):
             state.fsdp_plugin = FullyShardedDataParallelPlugin(**(self.args.fsdp_plugin_args or {}))
             state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
             self.is_fsdp_enabled = True
+        if self.args.ddp_find_unused_parameters is None:  # transformers would look for them, in every step
+            self.args.ddp_find_unused_parameters = trains_separate_experts(self.policy.model)
         self.check_sharded()
 
     @property

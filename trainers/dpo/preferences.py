@@ -30,6 +30,7 @@ from trainers.settings.config import ExperimentConfig
 from trainers.settings.dpo import DiffusionDPOConfig
 from trainers.settings.options import ConfigError
 from trainers.tasks.messages import Prompt, flaw_of
+from trainers.tasks.sources import read_jsonl
 
 COLUMNS = ("prompt", "chosen", "rejected")
 FOLDER = "preferences"  # of the output directory
@@ -57,6 +58,11 @@ def preference_pairs(
     assert isinstance(args, DiffusionDPOConfig)
     found = _from_elsewhere(args)
     if found is None:
+        if evaluator.task.verify is None:
+            raise ConfigError(
+                "preferences: own completions are paired by which of them are right, and only rewards judge here: set "
+                "preferences.data_files, or task.reward=correctness and a column answer"
+            )
         wanted = ["train", *(["validation"] if args.evaluates else [])]
         return {name: own_pairs(config, name, splits[name], policy, evaluator) for name in wanted}
     held_out = {_key(prompt) for name in HELD_OUT for prompt in splits[name]["prompt"]}
@@ -81,26 +87,23 @@ def read_pairs(path: Path) -> Dataset:
     Raises:
         ConfigError: the file, or a line of it, is not such a thing.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"preferences.data_files={str(path)!r}: {reason}") from error
-    pairs = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            pair = {name: row[name] for name in COLUMNS}
-        except (ValueError, KeyError, TypeError) as error:
-            wanted = f"a JSON object with {', '.join(COLUMNS)}"
-            raise ConfigError(f"preferences.data_files={str(path)!r}, line {number}: expected {wanted}") from error
+    wanted = f"a JSON object with {', '.join(COLUMNS)}"
+
+    def to_pair(row: object, where: str) -> Pair:
+        if not isinstance(row, dict) or not set(COLUMNS) <= row.keys():
+            raise ValueError(f"{where}: expected {wanted}")
+        pair = {name: row[name] for name in COLUMNS}
         flaw = _flaw_of(pair)
         if flaw:
-            raise ConfigError(f"preferences.data_files={str(path)!r}, line {number}: {flaw}")
-        pairs.append(pair)
-    if not pairs:
-        raise ConfigError(f"preferences.data_files={str(path)!r}: no pairs")
-    return Dataset.from_list(pairs)
+            raise ValueError(f"{where}: {flaw}")
+        return pair
+
+    option = "preferences.data_files"
+    try:
+        return Dataset.from_list(read_jsonl(str(path), to_pair, f"lines that are {wanted}", option))
+    except (OSError, ValueError) as error:
+        reason = str(error).removeprefix(f"{option}: ").removeprefix(f"{path}, ")
+        raise ConfigError(f"{option}={str(path)!r}: {reason}") from error
 
 
 def _flaw_of(pair: Pair) -> str | None:
@@ -248,4 +251,5 @@ def _read_back(folder: Path, split: str, depends_on: dict[str, Any]) -> tuple[li
     whole = known["sha256"] == hashlib.sha256(text.encode()).hexdigest()
     if not whole or known["depends_on"] != json.loads(json.dumps(depends_on)):
         return None
-    return [json.loads(line) for line in text.splitlines()], known["counts"]
+    # not splitlines(), which also ends a line at a U+2028 inside a text
+    return [json.loads(line) for line in text.split("\n") if line], known["counts"]

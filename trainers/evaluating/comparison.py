@@ -4,8 +4,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trainers.evaluating.evaluation import PARSERS
-from trainers.evaluating.statistics import Interval, clustered_mean, gain, independent, mcnemar
+from trainers.evaluating.statistics import (
+    Interval,
+    change_of_mean,
+    change_text,
+    clustered_mean,
+    gain,
+    independent,
+    mcnemar,
+    mean_of,
+    means_of,
+)
 from trainers.settings.options import ConfigError
 
 
@@ -15,7 +24,7 @@ class Paired:
 
     Attributes:
         changes: the swept settings that both rows share.
-        decoding, parser: what is compared.
+        decoding, parser: what is compared; in place of a parser it may be a reward.
         before, after: accuracies.
         gain: mean of after - before over problems, with its paired interval (clustered where problems are).
         both, only_before, only_after, neither: problems by who solves them; None where a problem has several
@@ -37,21 +46,21 @@ class Paired:
 
     def cells(self) -> list[str]:
         """As text."""
-        low, value, high = (100 * end for end in (self.gain.low, self.gain.value, self.gain.high))
         counts = (self.both, self.only_before, self.only_after, self.neither)
         return [
             *map(str, self.changes.values()),
             f"{self.decoding} {self.parser}",
             str(self.before),
             str(self.after),
-            f"{value:+.1f} [{low:+.1f}, {high:+.1f}]",
+            change_text(self.parser, asdict(self.gain)),
             *("-" if count is None else str(count) for count in counts),
             "-" if self.p is None else f"{self.p:.2g}",
         ]
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Paired]:
-    """Every decoding that both records have, in every row of the sweep that both have, under both parsers.
+    """Every decoding that both records have, in every row of the sweep that both have, under both parsers and in all
+    rewards.
 
     Args:
         before, after: records of scripts/evaluate.py.
@@ -70,7 +79,15 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Paired]
         for old, new in pairs
         for decoding in old["outcomes"]
         if decoding in new["outcomes"]
-        for parser in PARSERS
+        for parser in old["outcomes"][decoding]
+        if parser in new["outcomes"][decoding]
+    ]
+    found += [
+        _paired_rewards(old, new, decoding, measure, before["clusters"].split())
+        for old, new in pairs
+        for decoding, measures in old.get("rewards", {}).items()
+        for measure in measures
+        if measure in new.get("rewards", {}).get(decoding, {})
     ]
     if not found:
         raise ConfigError(
@@ -126,6 +143,15 @@ def _paired(old: Mapping[str, Any], new: Mapping[str, Any], decoding: str, parse
         neither=neither,
         p=mcnemar(counts[1], counts[2]) if counts else None,
     )
+
+
+def _paired_rewards(
+    old: Mapping[str, Any], new: Mapping[str, Any], decoding: str, measure: str, clusters: list[str]
+) -> Paired:
+    left, right = (means_of(row["rewards"][decoding][measure]) for row in (old, new))
+    change = change_of_mean(left, right, clusters)
+    means = mean_of(left, clusters), mean_of(right, clusters)
+    return Paired(old["changes"], decoding, measure, *means, change, None, None, None, None, None)
 
 
 def _unswept(row: Mapping[str, Any]) -> dict[str, Any]:

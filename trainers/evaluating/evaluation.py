@@ -6,9 +6,8 @@ rounding of the model in batches of another shape.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from types import ModuleType
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,16 +18,19 @@ from core.alpha_schedule import AlphaSchedule
 from core.masking_strategy import MaskingStrategy
 from core.sampling import draw_keys
 from trainers.distributed.randomness import generator_at
-from trainers.evaluating.statistics import Interval, clustered_mean, gain
+from trainers.evaluating.statistics import Interval, change_of_mean, clustered_mean, gain, mean_of
 from trainers.models.policy import Policy
 from trainers.rollouts import by_length, compiled_body, padded, roll_out
 from trainers.settings.diffusion import DiffusionArguments
 from trainers.settings.objects import build_generator
 from trainers.tasks.messages import Prompt
+from trainers.tasks.verdicts import PARSERS, REWARD
 
 SAMPLED = "sampled"
 GREEDY = "greedy"
-PARSERS = ("strict", "lenient")
+
+Rewards = Mapping[str, float | None]
+Judge = Callable[..., Mapping[str, Sequence[float | None]]]
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,29 @@ class Answer:
 
     Attributes:
         problem: its place in the split.
-        strict, lenient: whether it is right under either parser.
+        strict, lenient: whether it is right under either parser; None where only rewards judge.
         completion: the text.
         forwards: denoiser evaluations that it took part in.
         seconds: its equal share of the wall time of what was written together.
+        rewards: values of the user's rewards by name; None: it does not apply, or failed.
     """
 
     problem: int
-    strict: bool
-    lenient: bool
+    strict: bool | None
+    lenient: bool | None
     completion: str
     forwards: int
     seconds: float
+    rewards: Rewards = field(default_factory=dict)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What is measured of it."""
+        return measures_of(self.strict is not None, self.rewards)
+
+    def value(self, measure: str) -> float | None:
+        """Of a measure: 1 or 0 of a verdict, the value of a reward."""
+        return self.rewards[measure.removeprefix(REWARD)] if measure not in PARSERS else float(getattr(self, measure))
 
 
 @dataclass(frozen=True)
@@ -56,11 +69,13 @@ class Evaluation:
     """Outcomes of one pass over a split, one entry a problem.
 
     Attributes:
-        strict, lenient: whether the completion gives the right answer under either parser.
+        strict, lenient: whether the completion gives the right answer under either parser; empty where only rewards
+            judge.
         clusters: problems of one cluster share their numbers and template; intervals do not count them as independent.
         completions: the texts.
         forwards: mean denoiser evaluations a completion.
         seconds: wall time of the denoising.
+        rewards: values of the user's rewards, by name.
     """
 
     strict: list[bool]
@@ -69,18 +84,38 @@ class Evaluation:
     completions: list[str]
     forwards: float
     seconds: float
+    rewards: Mapping[str, list[float | None]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, answers: Sequence[Answer], clusters: Sequence[str]) -> "Evaluation":
         """From one answer a problem, in the order of the problems."""
         return cls(
-            strict=[answer.strict for answer in answers],
-            lenient=[answer.lenient for answer in answers],
+            strict=[answer.strict for answer in answers if answer.strict is not None],
+            lenient=[answer.lenient for answer in answers if answer.lenient is not None],
             clusters=list(clusters),
             completions=[answer.completion for answer in answers],
             forwards=sum(answer.forwards for answer in answers) / len(answers),
             seconds=sum(answer.seconds for answer in answers),
+            rewards={name: [answer.rewards[name] for answer in answers] for name in answers[0].rewards},
         )
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What was measured: shares of right answers, means of rewards."""
+        return measures_of(bool(self.strict), self.rewards)
+
+    def score(self, measure: str) -> Interval:
+        """A share or a mean, with its 95% interval."""
+        if measure in PARSERS:
+            return self.accuracy(measure)
+        return mean_of(self.rewards[measure.removeprefix(REWARD)], self.clusters)
+
+    def change_from(self, before: "Evaluation", measure: str) -> Interval:
+        """Difference of a measure to an earlier evaluation of the same problems."""
+        if measure in PARSERS:
+            return self.gain_over(before, measure)
+        old, new = (e.rewards[measure.removeprefix(REWARD)] for e in (before, self))
+        return change_of_mean(old, new, self.clusters)
 
     def accuracy(self, parser: str) -> Interval:
         """Share of right answers under ``strict`` or ``lenient``, with its 95% interval."""
@@ -99,19 +134,21 @@ class Evaluator:
     Args:
         args: generation options.
         schedule, masking: those of the experiment.
-        task: module of `trainers.tasks`.
+        task: has `verify`, (completion, answer) -> verdict, or None for it where only rewards judge.
         problems: rows with prompt, answer and cluster.
         seed: of the sampling noise; equal for every evaluation of a run.
         batch_size: prompts denoised at a time; it does not show in the results.
+        judge: (prompts, completions, ids, columns) -> values of rewards by name; None: no rewards are measured.
     """
 
     args: DiffusionArguments
     schedule: AlphaSchedule
     masking: MaskingStrategy
-    task: ModuleType
+    task: Any
     problems: Dataset
     seed: int
     batch_size: int = 128
+    judge: Judge | None = None
 
     def run(self, policy: Policy, temperature: float) -> Evaluation:
         """Denoise and judge every problem once; temperature 0 is greedy."""
@@ -154,13 +191,32 @@ class Evaluator:
         completions = tokenizer.batch_decode(trajectory.completions(), skip_special_tokens=True)
         model.train(was_training)
         seconds = (time.perf_counter() - started) / len(places)
-        verdicts = [self.task.verify(c, a) for c, a in zip(completions, asked["answer"], strict=True)]
+        verdicts = self._verdicts(completions, asked)
+        rewards = self._rewards(policy, asked, completions, trajectory.completions())
         return [
-            Answer(place, verdict.strict, verdict.lenient, completion, forwards, seconds)
-            for place, verdict, completion, forwards in zip(
-                places, verdicts, completions, trajectory.forwards.tolist(), strict=True
+            Answer(place, *verdict, completion, forwards, seconds, values)
+            for place, verdict, completion, forwards, values in zip(
+                places, verdicts, completions, trajectory.forwards.tolist(), rewards, strict=True
             )
         ]
+
+    def _verdicts(self, completions: Sequence[str], asked: Dataset) -> list[tuple[bool | None, bool | None]]:
+        """Strict and lenient, one pair a completion."""
+        if self.task.verify is None:
+            return [(None, None)] * len(completions)
+        verdicts = [self.task.verify(c, a) for c, a in zip(completions, asked["answer"], strict=True)]
+        return [(verdict.strict, verdict.lenient) for verdict in verdicts]
+
+    def _rewards(
+        self, policy: Policy, asked: Dataset, completions: Sequence[str], ids: Sequence[Sequence[int]]
+    ) -> list[Rewards]:
+        """The values of all rewards, one mapping a completion."""
+        if self.judge is None:
+            return [{}] * len(completions)
+        prompts = [policy.format.render(policy.tokenizer, prompt) for prompt in asked["prompt"]]
+        columns = {name: list(asked[name]) for name in asked.column_names}
+        values = self.judge(prompts, completions, ids, columns)
+        return [{name: column[i] for name, column in values.items()} for i in range(len(completions))]
 
     def keys(self, temperature: float, repetition: int) -> torch.Tensor:
         """The noise of every problem, (problems,): that of the first n is the same in a split of n."""
@@ -192,9 +248,14 @@ def encode_prompts(policy: Policy, prompts: Sequence[Prompt]) -> BatchEncoding:
 
 
 def summarise(evaluations: dict[str, Evaluation]) -> dict[str, dict[str, Any]]:
-    """Accuracies by name ("sampled strict", ...), as value / low / high."""
+    """Accuracies and mean rewards by name ("sampled strict", ...), as value / low / high."""
     return {
-        f"{mode} {parser}": vars(evaluation.accuracy(parser))
+        f"{mode} {measure}": vars(evaluation.score(measure))
         for mode, evaluation in evaluations.items()
-        for parser in PARSERS
+        for measure in evaluation.measures
     }
+
+
+def measures_of(judged: bool, rewards: Iterable[str]) -> tuple[str, ...]:
+    """Names of what is measured, from whether there are verdicts and from the names of rewards."""
+    return (*(PARSERS if judged else ()), *(REWARD + name for name in rewards))

@@ -58,6 +58,7 @@ def settings(config: ExperimentConfig, form: PromptFormat = BARE) -> dict[str, A
     model = {f"model.{name}": value for name, value in asdict(config.model).items() if name != "model_name_or_path"}
     kept = {name: value for name, value in (read | model).items() if name not in SPEED}
     told = {"task.options": config.task.task_options} if config.task.task_options else {}
+    told |= {"task.rewards": config.task.reward_identities} if config.task.reward_identities else {}
     return kept | told | form.describe() | {"task.name": config.task.identity, "training.seed": args.seed}
 
 

@@ -81,7 +81,8 @@ class Journal:
     def _read(self, line: bytes, number: int) -> tuple[Place, Answer]:
         try:
             entry = json.loads(line)
-            answer = {name: entry[name] for name in Answer.__annotations__}
+            # what only some tasks have may be missing
+            answer = {name: entry[name] for name in Answer.__annotations__ if name in entry}
             return Place(**{name: entry[name] for name in Place._fields}), Answer(**answer)
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{self.path}, line {number}: damaged; delete the file to start anew") from error

@@ -21,7 +21,10 @@ rows          one a combination of swept values:
     pass_at       the same names -> k -> value, low, high; sampled only, where asked for
     forwards      decoding -> denoiser evaluations a completion, mean
     seconds       decoding -> time of the denoising, summed over processes
-    outcomes      decoding -> parser -> one text a repetition, one digit a problem: 1 is right
+    outcomes      decoding -> parser -> one text a repetition, one digit a problem: 1 is right; none where only
+                  rewards judge
+    rewards       decoding -> reward -> one list a repetition, one value a problem (null: none); the user's own rewards
+                  alone, whose means stand in accuracy as "sampled reward NAME"
     completions   decoding -> one list a repetition, one text a problem; where asked for
 """
 
@@ -35,16 +38,25 @@ from typing import Any
 from rich.table import Table
 
 from trainers.commands import command_line
-from trainers.evaluating.evaluation import PARSERS, SAMPLED, Answer
+from trainers.evaluating.evaluation import SAMPLED, Answer
 from trainers.evaluating.identity import settings
 from trainers.evaluating.journal import Place
-from trainers.evaluating.statistics import Interval, clustered_mean, independent, numbered, pass_at
+from trainers.evaluating.statistics import (
+    Interval,
+    clustered_mean,
+    independent,
+    mean_of,
+    means_of,
+    numbered,
+    pass_at,
+)
 from trainers.evaluating.sweeps import Row
 from trainers.evaluating.work import Answers, Work
 from trainers.models.formats import BARE, PromptFormat
 from trainers.saving.environment import environment
 from trainers.saving.files import replace_file
 from trainers.settings.options import ConfigError
+from trainers.tasks.verdicts import is_reward
 
 FORMAT = 1
 
@@ -67,9 +79,20 @@ class Outcome:
         """How many repetitions solve each problem."""
         return [sum(getattr(answer, parser) for answer in column) for column in zip(*self.answers, strict=True)]
 
-    def accuracy(self, parser: str) -> Interval:
-        """Share of right answers: the mean over problems of the share of repetitions."""
-        return clustered_mean([right / len(self.answers) for right in self.right(parser)], self.clusters)
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What was measured."""
+        return self.answers[0][0].measures
+
+    def score(self, measure: str) -> Interval:
+        """Share of right answers, or mean reward: the mean over problems of the mean over repetitions."""
+        if is_reward(measure):
+            return mean_of(means_of(self.values(measure)), self.clusters)
+        return clustered_mean([right / len(self.answers) for right in self.right(measure)], self.clusters)
+
+    def values(self, measure: str) -> list[list[float | None]]:
+        """One list a repetition, one value a problem."""
+        return [[answer.value(measure) for answer in answers] for answers in self.answers]
 
     def pass_at(self, parser: str, k: int) -> Interval:
         """Chance that one of k samples is right, mean over problems."""
@@ -137,6 +160,19 @@ class Found:
         """What the intervals are."""
         return "Wilson" if independent(self.clusters) else "clustered"
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What was measured."""
+        return self.outcomes[0][0].measures
+
+    @property
+    def parsers(self) -> tuple[str, ...]:
+        """The measures that are shares of right answers."""
+        return tuple(measure for measure in self.measures if not is_reward(measure))
+
+    def _interval_of(self, measure: str) -> str:
+        return "" if is_reward(measure) else f"{self.interval} "
+
     def table(self) -> Table:
         """For the terminal: a line a row of the sweep and decoding."""
         name = self.rows[0].config.model.model_name_or_path
@@ -146,8 +182,8 @@ class Found:
         )
         for setting in self.rows[0].changes:
             table.add_column(setting.removeprefix("generation."))
-        headings = [f"{parser}, 95% {self.interval} interval" for parser in PARSERS]
-        headings += [f"pass@{k}, {' / '.join(PARSERS)}" for k in self.pass_at]
+        headings = [f"{measure}, 95% {self._interval_of(measure)}interval" for measure in self.measures]
+        headings += [f"pass@{k}, {' / '.join(self.parsers)}" for k in self.pass_at]
         for heading in ("decoding", *headings, "forwards", "seconds"):
             table.add_column(heading)
         for row, outcomes in zip(self.rows, self.outcomes, strict=True):
@@ -159,8 +195,8 @@ class Found:
         sampled = outcome.decoding == SAMPLED
         return [
             outcome.decoding,
-            *(str(outcome.accuracy(parser)) for parser in PARSERS),
-            *("\n".join(str(outcome.pass_at(p, k)) for p in PARSERS) if sampled else "-" for k in self.pass_at),
+            *(str(outcome.score(measure)) for measure in self.measures),
+            *("\n".join(str(outcome.pass_at(p, k)) for p in self.parsers) if sampled else "-" for k in self.pass_at),
             f"{outcome.forwards:.2f}",
             f"{outcome.seconds:.1f}",
         ]
@@ -192,20 +228,23 @@ class Found:
         }
 
     def _row(self, row: Row, outcomes: Sequence[Outcome], texts: bool) -> dict[str, Any]:
-        named = [(f"{outcome.decoding} {parser}", outcome, parser) for outcome in outcomes for parser in PARSERS]
+        named = [(f"{o.decoding} {measure}", o, measure) for o in outcomes for measure in self.measures]
         described = {
             "changes": row.changes,
             "settings": settings(row.config, self.form),
-            "accuracy": {name: vars(outcome.accuracy(parser)) for name, outcome, parser in named},
+            "accuracy": {name: vars(outcome.score(measure)) for name, outcome, measure in named},
             "pass_at": {
                 name: {str(k): vars(outcome.pass_at(parser, k)) for k in self.pass_at}
                 for name, outcome, parser in named
-                if self.pass_at and outcome.decoding == SAMPLED
+                if self.pass_at and outcome.decoding == SAMPLED and parser in self.parsers
             },
             "forwards": {outcome.decoding: outcome.forwards for outcome in outcomes},
             "seconds": {outcome.decoding: outcome.seconds for outcome in outcomes},
-            "outcomes": {o.decoding: {parser: o.digits(parser) for parser in PARSERS} for o in outcomes},
+            "outcomes": {o.decoding: {parser: o.digits(parser) for parser in self.parsers} for o in outcomes},
         }
+        rewards = [measure for measure in self.measures if is_reward(measure)]
+        if rewards:
+            described["rewards"] = {o.decoding: {measure: o.values(measure) for measure in rewards} for o in outcomes}
         if texts:
             described["completions"] = {o.decoding: o.texts() for o in outcomes}
         return described

@@ -32,6 +32,8 @@ def sometimes_solved(train: Dataset, path: Path) -> Dataset:
             f"{named}: it is of {count} {record['split']} problems that are not the first of this training split; "
             "evaluate with the same task options and --split train"
         )
+    if not rows[0]["outcomes"][SAMPLED]:
+        raise ConfigError(f"{named}: it says what rewards its completions got, not which were right")
     times = zip(*rows[0]["outcomes"][SAMPLED]["strict"], strict=True)
     kept = [i for i, verdicts in enumerate(times) if len(set(verdicts)) > 1]
     if not kept:

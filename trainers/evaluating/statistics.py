@@ -15,10 +15,12 @@ normal quantile, not Student's, so they are a little narrow below about 40 clust
 """
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from trainers.tasks.verdicts import is_reward
 
 Z95 = 1.96  # normal quantile of a two-sided 95% interval
 
@@ -33,6 +35,49 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.value:.1%} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+@dataclass(frozen=True)
+class Mean(Interval):
+    """A mean of rewards (or a difference of means), in their own unit."""
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def score_text(measure: str, entry: Mapping[str, float]) -> str:
+    """A measure's value with its interval: a share as a percentage, a reward as it is."""
+    return str((Mean if is_reward(measure) else Interval)(**entry))
+
+
+def change_text(measure: str, entry: Mapping[str, float]) -> str:
+    """A difference with its interval: of shares in percentage points, of rewards as it is."""
+    scale, form = (1, "+.3f") if is_reward(measure) else (100, "+.1f")
+    value, low, high = (format(scale * entry[end], form) for end in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def mean_of(values: Sequence[float | None], clusters: Sequence[Hashable]) -> Mean:
+    """Mean of the known values with 1.96 clustered standard errors; NaN where none is known."""
+    kept = [(value, cluster) for value, cluster in zip(values, clusters, strict=True) if value is not None]
+    if not kept:
+        return Mean(math.nan, math.nan, math.nan)
+    known, own = zip(*kept, strict=True)
+    return Mean(**vars(paired_difference([0.0] * len(known), known, own)))
+
+
+def means_of(repetitions: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """The mean of each problem's known values; None where none is known."""
+    known = [[value for value in column if value is not None] for column in zip(*repetitions, strict=True)]
+    return [sum(column) / len(column) if column else None for column in known]
+
+
+def change_of_mean(
+    before: Sequence[float | None], after: Sequence[float | None], clusters: Sequence[Hashable]
+) -> Mean:
+    """`mean_of` after - before, of the problems whose both values are known."""
+    pairs = zip(before, after, strict=True)
+    return mean_of([None if None in (old, new) else new - old for old, new in pairs], clusters)
 
 
 def wilson(successes: int, n: int, z: float = Z95) -> Interval:

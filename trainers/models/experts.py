@@ -14,6 +14,12 @@ def has_experts(config: PretrainedConfig) -> bool:
     return any((getattr(config, name, None) or 0) > 1 for name in COUNTS)
 
 
+def trains_separate_experts(model: nn.Module) -> bool:
+    """Whether experts that are trained are modules of their own: one that no token went to then has no gradient."""
+    lists = (m for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and name.endswith("experts"))
+    return any(parameter.requires_grad for experts in lists for parameter in experts.parameters())
+
+
 def attention_linears(model: PreTrainedModel) -> list[str]:
     """Names of the linear modules of attention with the module that they are in, such as "self_attn.q_proj"; each once
     for all layers."""

@@ -82,7 +82,7 @@ def find_lengths(
     counts = _prompt_lengths(config, model) if prompt is None and measured else []
     if counts:
         prompt, longest = round(sum(counts) / len(counts)), max(counts)
-        source = f"measured on {len(counts)} training prompts of task {config.task.task_name}"
+        source = f"measured on {len(counts)} training prompts of task {config.task.label}"
     elif prompt is None:
         prompt = longest = PROMPT
         source = "assumed"

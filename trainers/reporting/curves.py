@@ -24,6 +24,7 @@ from trainers.reporting.figures import (
 )
 from trainers.reporting.history import Log, has, is_number, nelbo_error, reward_means, series, training_rows
 from trainers.rewarding.log import STRICT
+from trainers.tasks.verdicts import is_reward, only_rewards
 
 # when it was measured -> colour, place beside its tick, side of its label
 WHEN = {"before": (RED, -0.13, "right"), "after": (BLUE, 0.13, "left")}
@@ -145,12 +146,19 @@ def _draw_cross_entropy(axes: Axes, rows: Log) -> None:
 
 
 def _draw_held_out(axes: Axes, held_out: Mapping[str, Any]) -> None:
-    """Points with 95% intervals, before beside after; an end that is not finite is not drawn."""
-    label_axes(axes, "Held-out accuracy, 95% intervals", "problems solved (%)", x="")
+    """Points with 95% intervals, before beside after; an end that is not finite is not drawn.
+
+    Of accuracies and rewards, whose scales differ, the accuracies.
+    """
     measured = {when: held_out[when] for when in WHEN if held_out.get(when)}
     names = list(dict.fromkeys(name for entries in measured.values() for name in entries))
+    rewards = only_rewards(names)
+    names = [name for name in names if is_reward(name) == rewards]
+    what = ("Held-out reward", "mean reward") if rewards else ("Held-out accuracy", "problems solved (%)")
+    label_axes(axes, f"{what[0]}, 95% intervals", what[1], x="")
     for when, entries in measured.items():
-        _draw_interval_points(axes, names, when, entries)
+        shown = {name: entries[name] for name in names if name in entries}
+        _draw_interval_points(axes, names, when, shown, scale=1 if rewards else 100)
     if not measured:
         return remark(axes, "accuracy was not measured")
     axes.set_xticks(range(len(names)), [name.replace("_", " ").replace(" ", "\n", 1) for name in names])
@@ -159,15 +167,15 @@ def _draw_held_out(axes: Axes, held_out: Mapping[str, Any]) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
 
 
-def _draw_interval_points(axes: Axes, names: list[str], when: str, entries: Mapping[str, Any]) -> None:
-    """The accuracies of one time, in percent; the first one carries the label of the legend."""
+def _draw_interval_points(axes: Axes, names: list[str], when: str, entries: Mapping[str, Any], scale: float) -> None:
+    """What was measured at one time, in the unit of 1 / scale; the first one carries the label of the legend."""
     colour, shift, side = WHEN[when]
     for name, entry in entries.items():
-        x, value = names.index(name) + shift, 100 * entry["value"]
-        ends = [abs(100 * entry[end] - value) if is_number(entry[end]) else 0.0 for end in ("low", "high")]
+        x, value = names.index(name) + shift, scale * entry["value"]
+        ends = [abs(scale * entry[end] - value) if is_number(entry[end]) else 0.0 for end in ("low", "high")]
         label = when if name == next(iter(entries)) else None
         axes.errorbar(x, value, [[ends[0]], [ends[1]]], fmt="o", color=colour, capsize=4, linewidth=2, label=label)
         axes.annotate(
-            f"{value:.1f}", (x, value), (-7 if side == "right" else 7, 0), textcoords="offset points", ha=side,
+            f"{value:.3g}" if scale == 1 else f"{value:.1f}", (x, value), (-7 if side == "right" else 7, 0), textcoords="offset points", ha=side,
             va="center", color=colour,
         )  # fmt: skip

@@ -1,31 +1,38 @@
-"""Held-out accuracy before and after a run: the table for the terminal, the numbers and the samples for the report."""
+"""Held-out accuracy and rewards before and after a run: the table for the terminal, the numbers and the samples for the
+report."""
 
 from typing import Any
 
 from datasets import Dataset
 from rich.box import SIMPLE
 from rich.table import Table
+from rich.text import Text
 
-from trainers.evaluating.evaluation import PARSERS, summarise
+from trainers.evaluating.evaluation import summarise
 from trainers.evaluating.first import Outcomes
-from trainers.reporting.tables import points
+from trainers.evaluating.statistics import change_text
 from trainers.tasks.messages import text_of
+from trainers.tasks.verdicts import is_reward
 
 SAMPLES = 4  # completions shown before and after
 
 
-def held_out_accuracy(before: Outcomes | None, after: Outcomes | None) -> Table:
-    """What was measured, for the terminal: a line a decoding and parser, with 95% intervals; 80 columns hold it."""
+def held_out_scores(before: Outcomes | None, after: Outcomes | None) -> Table | Text:
+    """What was measured, for the terminal: a line a decoding and measure, with 95% intervals; 80 columns hold it."""
     measured = {when: outcomes for when, outcomes in (("before", before), ("after", after)) if outcomes}
-    shown = Table("held-out accuracy", box=SIMPLE, collapse_padding=True, show_edge=False)
-    for heading in (*measured, *(("points gained",) if len(measured) == 2 else ())):
-        shown.add_column(heading, no_wrap=True)
     last = after or before or {}
-    for mode, parser in ((mode, parser) for mode in last for parser in PARSERS):
-        cells = [str(outcomes[mode].accuracy(parser)) for outcomes in measured.values()]
+    rows = [(mode, measure) for mode in last for measure in last[mode].measures]
+    if not rows:
+        return Text("held-out texts: in the report; neither a reward nor an answer scores them", style="dim")
+    rewards = any(is_reward(measure) for _, measure in rows)
+    shown = Table("held out" if rewards else "held-out accuracy", box=SIMPLE, collapse_padding=True, show_edge=False)
+    for heading in (*measured, *(("gained" if rewards else "points gained",) if len(measured) == 2 else ())):
+        shown.add_column(heading, no_wrap=True)
+    for mode, measure in rows:
+        cells = [str(outcomes[mode].score(measure)) for outcomes in measured.values()]
         if before and after:
-            cells.append(points(vars(after[mode].gain_over(before[mode], parser))))
-        shown.add_row(f"{mode}, {parser}", *cells)
+            cells.append(change_text(measure, vars(after[mode].change_from(before[mode], measure))))
+        shown.add_row(f"{mode}, {measure}", *cells)
     return shown
 
 
@@ -35,9 +42,9 @@ def held_out_tables(before: Outcomes | None, after: Outcomes) -> dict[str, Any]:
     if before:
         tables["before"] = summarise(before)
         tables["difference"] = {
-            f"{mode} {parser}": vars(after[mode].gain_over(before[mode], parser))
+            f"{mode} {measure}": vars(after[mode].change_from(before[mode], measure))
             for mode in after
-            for parser in PARSERS
+            for measure in after[mode].measures
         }
     return tables
 

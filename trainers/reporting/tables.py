@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trainers.evaluating.statistics import Interval
+from trainers.evaluating.statistics import change_text, score_text
 from trainers.reporting.history import Log, Row, has, nelbo_error, reward_means
 from trainers.reporting.markdown import ABSENT, markdown_table, number
 from trainers.rewarding.hacking import HEADER, reward_table
 from trainers.rewarding.log import STRICT
+from trainers.tasks.verdicts import is_reward
 
 # key in the log -> column of the table, in order; the rewards' own means follow "reward"
 LABELS = {
@@ -68,29 +69,25 @@ def metrics_over_run(rows: Log, columns: Mapping[str, str]) -> str:
 
 
 def held_out_table(held_out: Mapping[str, Any]) -> str:
-    """Accuracy before and after the run and the paired difference, with 95% intervals."""
+    """Accuracies and mean rewards before and after the run and the paired difference, with 95% intervals."""
     names = list(dict.fromkeys(name for entries in held_out.values() for name in entries or ()))
 
-    def cell(when: str, name: str, form: Callable[[Mapping[str, float]], str]) -> str:
+    def cell(when: str, name: str, form: Callable[[str, Mapping[str, float]], str]) -> str:
         entry = (held_out.get(when) or {}).get(name)
-        return form(entry) if entry else ABSENT
+        return form(name, entry) if entry else ABSENT
 
     table = [
-        (name, cell("before", name, _share), cell("after", name, _share), cell("difference", name, points))
+        (
+            name,
+            cell("before", name, score_text),
+            cell("after", name, score_text),
+            cell("difference", name, change_text),
+        )
         for name in names
     ]
-    header = ("accuracy", "before [95%]", "after [95%]", "difference, points [95%]")
-    return markdown_table(header, table) if table else "Not measured."
-
-
-def _share(entry: Mapping[str, float]) -> str:
-    return str(Interval(**entry))
-
-
-def points(entry: Mapping[str, float]) -> str:
-    """A difference of shares in percentage points, with its interval."""
-    value, low, high = (100 * entry[key] for key in ("value", "low", "high"))
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+    rewards = any(map(is_reward, names))
+    header = ("measured", "before [95%]", "after [95%]", f"difference{'' if rewards else ', points'} [95%]")
+    return markdown_table(header if rewards else ("accuracy", *header[1:]), table) if table else "Not measured."
 
 
 def rewards_section(summary: Row, held_out: Mapping[str, Any], rewards: Row) -> str:

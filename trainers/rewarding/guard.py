@@ -215,8 +215,8 @@ def _alone(kwargs: dict[str, Any], i: int, size: int) -> dict[str, Any]:
     alone = {
         key: [value[i]] if isinstance(value, list) and len(value) == size else value for key, value in kwargs.items()
     }
-    return alone | {key: _ignore for key in ("log_extra", "log_metric") if key in kwargs}
+    return alone | {key: ignore for key in ("log_extra", "log_metric") if key in kwargs}
 
 
-def _ignore(*args: Any, **kwargs: Any) -> None:
-    """In place of TRL's loggers."""
+def ignore(*args: Any, **kwargs: Any) -> None:
+    """In place of TRL's loggers, where a call is no batch of a run."""

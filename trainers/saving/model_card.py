@@ -12,6 +12,7 @@ from trainers.models.tiny import TINY
 from trainers.saving.kept_files import brings_code
 from trainers.saving.plain_loop import plain_loop
 from trainers.saving.provenance import Provenance, installed, portable
+from trainers.tasks.verdicts import is_reward, only_rewards
 
 # models that have a name of their own here -> (name on the hub, license)
 KNOWN: dict[str, tuple[str | None, str]] = {
@@ -148,16 +149,21 @@ def _results(provenance: Provenance) -> str:
     if not found:
         return ""
     columns = [name for name in ("before", "after") if name in found]
-    rows = [(mode, *(_interval(found[column].get(mode)) for column in columns)) for mode in found[columns[-1]]]
+    measures = list(found[columns[-1]])
+    rows = [(name, *(_interval(name, found[column].get(name)) for column in columns)) for name in measures]
+    if not rows:
+        return ""
+    what = "reward" if only_rewards(measures) else "accuracy"
+    read = "Strict: the answer in the task's own form; lenient: any form that can be read."
     return (
-        f"## Held-out accuracy\n\nOn the test split, with 95% intervals; sampled at the temperature above, and "
-        f"greedy.\nStrict: the answer in the task's own form; lenient: any form that can be read.\n\n"
-        f"{_table(('', *columns), rows)}"
+        f"## Held-out {what}\n\nOn the test split, with 95% intervals; sampled at the temperature above, and "
+        f"greedy.\n{read if what == 'accuracy' else 'Means of the rewards.'}\n\n{_table(('', *columns), rows)}"
     )
 
 
-def _interval(found: dict[str, float] | None) -> str:
-    return "" if found is None else f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"
+def _interval(name: str, found: dict[str, float] | None) -> str:
+    form = ".3f" if is_reward(name) else ".1%"
+    return "" if found is None else f"{found['value']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
 
 
 def _listed(versions: dict[str, str]) -> str:

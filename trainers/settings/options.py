@@ -27,13 +27,22 @@ class ConfigError(ValueError):
     """A setting that cannot be used. The message is one line: key, value, what is allowed."""
 
 
-def option(section: str, default: Any, help: str, key: str | None = None, known: Collection[str] | None = None) -> Any:
-    """A dataclass field with its place in YAML, its meaning and, for names, the known ones."""
+def option(
+    section: str,
+    default: Any,
+    help: str,
+    key: str | None = None,
+    known: Collection[str] | None = None,
+    alias: str | None = None,
+) -> Any:
+    """A dataclass field with its place in YAML, its meaning, for names the known ones, and another key it may have."""
     metadata: dict[str, Any] = {"help": help, "section": section}
     if key is not None:
         metadata["key"] = key
     if known is not None:
         metadata["known"] = known
+    if alias is not None:
+        metadata["alias"] = alias
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)

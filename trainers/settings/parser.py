@@ -122,6 +122,8 @@ class SectionParser(argparse.ArgumentParser):
         section = name.partition(".")[0]
         self.options[option.name], self.dotted[option.name] = option, name
         self.names |= dict.fromkeys((option.name, name, f"{section}.{option.name}"), option.name)
+        if "alias" in option.metadata:
+            self.names[f"{section}.{option.metadata['alias']}"] = option.name
         self.add_argument(f"--{option.name}", f"--{name}", **argument(option))
 
     def action(self, name: str) -> argparse.Action:

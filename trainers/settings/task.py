@@ -11,6 +11,7 @@ from trainers.settings.options import ConfigError, check_known, option, require
 from trainers.tasks.training_data import TrainingData
 
 AUTO = "auto"
+DEFAULT, OWN = "gsm8k", "own"  # names of tasks
 CHAT_TEMPLATES = ("auto", "true", "false")
 
 
@@ -18,7 +19,13 @@ CHAT_TEMPLATES = ("auto", "true", "false")
 class TaskArguments:
     """Which task (one of trainers/tasks, or one of your own), on which data, with which rewards."""
 
-    task_name: str = option("task", "gsm8k", "The task: gsm8k, svamp, countdown, sudoku, math or code.", key="name")
+    task_name: str | None = option(
+        "task",
+        None,
+        "The task: gsm8k, svamp, countdown, sudoku, math, code, or own, prompts and answers of your own from "
+        "task.data_files or task.dataset_name. Unset: own where one of these two is set, else gsm8k.",
+        key="name",
+    )
     task_path: str | None = option(
         "task",
         None,
@@ -34,9 +41,22 @@ class TaskArguments:
         key="options",
     )
     data_files: list[str] | None = option(
-        "task", None, "Local files, [train] or [train, test]; unset: the task's seeded generator."
+        "task",
+        None,
+        "Local files, [train] or [train, test]; of task own jsonl, csv or parquet with a column prompt (and answer or "
+        "completion) or messages; unset: the task's seeded generator.",
     )
     dataset_name: str | None = option("task", None, "A hub dataset, such as openai/gsm8k (2110.14168).")
+    dataset_config: str | None = option(
+        "task", None, "Configuration of the hub dataset of task own, where it has several, such as main."
+    )
+    task_columns: dict[str, Any] | str | None = option(
+        "task",
+        None,
+        "How the columns of the data of task own are called, where they are not called prompt, answer, completion or "
+        'messages: {"prompt": "question", "answer": "solution"} (on the command line as JSON).',
+        key="columns",
+    )
     train_size: int | None = option("task", None, "Training problems; unset: the task's choice.")
     validation_size: int | None = option("task", None, "Validation problems; unset: the task's choice.")
     test_size: int | None = option("task", None, "Test problems; unset: the task's choice.")
@@ -85,11 +105,13 @@ class TaskArguments:
         "Record of scripts/evaluate.py --split train --repeats N: train only on its problems of which some samples "
         "were right and some wrong (strictly), as a group whose rewards are all equal teaches nothing.",
     )
-    rewards: list[str] = option(
+    rewards: list[str] | None = option(
         "task",
-        ["correctness", "format"],
-        "Names of the task's reward functions, summed with training.reward_weights (one a name; unset: 1; 0: only "
-        "logged).",
+        None,
+        "Reward functions: names of the task's, and functions of your own as FILE.py:FUNCTION or "
+        "package.module:FUNCTION (docs/tasks.md), summed with training.reward_weights (one each; unset: 1; 0: only "
+        "logged). Unset: correctness and format, where the task has them. task.reward is another name for it.",
+        alias="reward",
     )
     reward_time_limit: float = option(
         "task",
@@ -104,8 +126,11 @@ class TaskArguments:
             require(self, name, value is None or value >= 1, "at least 1")
         fewest = f"at least task.min_operations={self.min_operations}"
         require(self, "max_operations", self.max_operations >= self.min_operations, fewest)
-        require(self, "rewards", bool(self.rewards), "at least one reward")
-        require(self, "rewards", len(set(self.rewards)) == len(self.rewards), "each reward once")
+        if self.task_name is None:
+            self.task_name = DEFAULT if self.data_files is None and self.dataset_name is None else OWN
+        require(self, "rewards", self.rewards is None or bool(self.rewards), "at least one reward")
+        once = self.rewards is None or len(set(self.rewards)) == len(self.rewards)
+        require(self, "rewards", once, "each reward once")
         check_known(self)
         bare = self.chat_template == "false" and self.system_prompt
         require(self, "system_prompt", not bare, "none with task.chat_template=false, which has no place for it")
@@ -114,21 +139,28 @@ class TaskArguments:
         require(self, "dataset_name", both, f"no second source beside task.data_files={self.data_files!r}")
         # never None from here on; text is what the command line could not read as JSON
         self.task_options = {} if self.task_options is None else self.task_options
-        pairs = 'key: value pairs, on the command line as JSON such as {"min_blanks": 4}'
-        require(self, "task_options", isinstance(self.task_options, dict), pairs)
+        pairs = "key: value pairs, on the command line as JSON such as"
+        require(self, "task_options", isinstance(self.task_options, dict), pairs + ' {"min_blanks": 4}')
+        mapped = self.task_columns is None or isinstance(self.task_columns, dict)
+        require(self, "task_columns", mapped, pairs + ' {"prompt": "question"}')
         self.training_data()
 
     @property
     def label(self) -> str:
         """The task's name, for people; of a file of one's own the file's."""
+        assert self.task_name is not None  # since __post_init__
         return self.task_name if self.task_path is None else Path(self.task_path).stem
 
     @property
     def identity(self) -> str:
         """What tells this task's verifier from another's: the name, with the content of a file of one's own."""
-        if self.task_path is None:
-            return self.task_name
-        return f"{self.label} {hashlib.sha256(Path(self.task_path).read_bytes()).hexdigest()}"
+        return self.label if self.task_path is None else f"{self.label} {_sha256(self.task_path)}"
+
+    @property
+    def reward_identities(self) -> list[str]:
+        """What tells the user's own rewards from others: their names, with the contents of their files."""
+        places = [entry.rpartition(":") for entry in self.rewards or () if is_place(entry)]
+        return [f"{name} {_sha256(file) if file.endswith('.py') else file}" for file, _, name in places]
 
     def training_data(self) -> TrainingData:
         """What the training split is made of, as a task wants it.
@@ -141,3 +173,12 @@ class TaskArguments:
             return TrainingData(styles, self.perturbed_copies, tuple(self.extra_files or ()))
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+
+def is_place(entry: str) -> bool:
+    """Whether an entry of task.rewards names a function in a file or module, rather than a reward of the task."""
+    return ":" in entry or entry.endswith(".py")
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -5,7 +5,7 @@ A task imports nothing of ours but what lies in its own folder, and what tasks s
 
 from types import ModuleType
 
-from trainers.tasks import code, countdown, math, sudoku
+from trainers.tasks import code, countdown, math, own, sudoku
 from trainers.tasks.word_problems import gsm8k, svamp
 
-TASKS: dict[str, ModuleType] = {task.NAME: task for task in (gsm8k, svamp, countdown, sudoku, math, code)}
+TASKS: dict[str, ModuleType] = {task.NAME: task for task in (gsm8k, svamp, countdown, sudoku, math, code, own)}

@@ -72,7 +72,7 @@ def _records(path: str) -> Iterator[tuple[object, str]]:
             try:
                 raw = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{where}: expected one JSON object per line") from error
+                raise ValueError(f"{where}: expected one JSON object per line ({error})") from error
             yield raw, where
 
 

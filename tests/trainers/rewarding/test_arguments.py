@@ -62,9 +62,13 @@ def positional(completions, /, answer):
 @pytest.mark.parametrize(
     ("reward", "columns", "named"),
     [
-        (without_kwargs, ["prompt", "solution"], "without_kwargs needs 'answer', which is neither a column of"),
+        (
+            without_kwargs,
+            ["prompt", "solution"],
+            "without_kwargs needs 'answer', which is neither a column of the data",
+        ),
         (lambda completion, **kwargs: [0.0], ["prompt", "completion"], "needs 'completion'"),
-        (positional, ["answer"], "needs 'completions'"),
+        (positional, ["answer"], "takes 'completions' by position alone"),
         (Called().__class__, [], None),
     ],
 )
