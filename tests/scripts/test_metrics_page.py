@@ -49,9 +49,8 @@ def logged(tmp_path_factory) -> set[str]:
 def documented() -> set[str]:
     """The names in the first column of the page's tables."""
     page = (REPO / "docs" / "metrics.md").read_text(encoding="utf-8")
-    return {
-        name for cell in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`([^`]+)`", cell)
-    }
+    cells = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
 
 
 def test_every_logged_name_is_documented(logged):
