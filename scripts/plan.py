@@ -1,13 +1,14 @@
 """What a run will cost before it is started: arithmetic, memory, tokens a second, days.
 
-    python scripts/plan.py llada-8b 8xH100 24h
+    python scripts/plan.py configs/recipes/llada-8b-gsm8k-8gpu/config.yaml 8xH100 24h
     python scripts/plan.py llada-8b 1xH200 500steps configs/x.yaml --model.use_peft true --generation.steps 64
     python scripts/plan.py tiny measure 150steps configs/trajectory_nelbo_gsm8k.yaml --check
 
-MODEL is a known name (tiny, 2.3m, smollm2-135m, 1b, llada-8b, dream-7b), a directory with config.json, or that file.
-GPUS is COUNTxKIND, or `measure` (or 1xcpu) for this machine. BUDGET is wall time or optimiser steps. A config and its
-overrides are those of scripts/train.py; without one, its defaults count. Predictions, from the cost model of
-scripts/benchmark.py: nothing is run but small matrix products, and with --check a few steps of the run itself.
+The config, CONFIG.yaml with its overrides, is that of scripts/train.py; it names the model. MODEL in its place is a
+short name (llada-8b, ...), a shape (2.3m, 1b), a hub id, a directory with config.json, or that file; a config may
+follow, and without one the defaults of grpo count. GPUS is COUNTxKIND, or `measure` (or 1xcpu) for this machine.
+BUDGET is wall time or optimiser steps. Predictions, from the cost model of scripts/benchmark.py: nothing is run but
+small matrix products, and with --check a few steps of the run itself.
 """
 
 import argparse
@@ -20,10 +21,12 @@ from pathlib import Path
 from rich.console import Console
 
 from trainers.commands import OptionParser, at_least, main_or_one_line, make_folder
+from trainers.settings.hub_names import hub_id
 from trainers.settings.options import ConfigError
 from trainers.settings.parser import read
 
-USAGE = "plan.py MODEL GPUS BUDGET [CONFIG.yaml] [options] [--section.key VALUE ...]"
+USAGE = "plan.py CONFIG.yaml|MODEL GPUS BUDGET [CONFIG.yaml] [options] [--section.key VALUE ...]"
+FILES = (".yaml", ".yml")  # of a config; MODEL may be a .json
 whole = partial(at_least, 1)
 
 
@@ -58,14 +61,27 @@ def share(text: str) -> float:
     return value
 
 
+def arguments_of(leading: list[str]) -> tuple[str, str, str | None, str | None]:
+    """(GPUS, BUDGET, config, MODEL) of what stands before the options; None: not there.
+
+    Raises:
+        ConfigError: too few or too many, or two configs.
+    """
+    config_first = bool(leading) and leading[0].endswith(FILES)
+    if not 3 <= len(leading) <= (3 if config_first else 4):
+        expected = "CONFIG.yaml GPUS BUDGET, or MODEL GPUS BUDGET and perhaps a config"
+        raise ConfigError(f"expected {expected}, got {leading}; call: {USAGE}")
+    first, gpus, wanted, *after = leading
+    if config_first:
+        return gpus, wanted, first, None
+    return gpus, wanted, after[0] if after else None, first
+
+
 def main(argv: list[str]) -> None:
     """Print the plan, its launch command and its assumptions; with --check, run some steps of it here."""
     leading = list(takewhile(lambda text: not text.startswith("-"), argv))
     chosen, overrides = options().parse_known_args(argv[len(leading) :])
-    if not 3 <= len(leading) <= 4:
-        raise ConfigError(f"expected MODEL GPUS BUDGET and perhaps a config, got {leading}; call: {USAGE}")
-    name, gpus, wanted, *config_path = leading
-    path = config_path[0] if config_path else None
+    gpus, wanted, path, named = arguments_of(leading)
     if path is not None:
         read([path, *overrides])
 
@@ -76,7 +92,15 @@ def main(argv: list[str]) -> None:
     from trainers.planning.machines import Given, Machines, asked_for, find_machines
     from trainers.planning.models import find_model, place_of
     from trainers.planning.plan import Plan, make_plan
-    from trainers.planning.report import assumptions, describe, launch_line, memory_table, phase_table, summary
+    from trainers.planning.report import (
+        assumptions,
+        describe,
+        launch_line,
+        legend,
+        memory_table,
+        phase_table,
+        summary,
+    )
     from trainers.planning.settings import find_lengths, read_config, whole_evaluations
 
     budget = find_budget(wanted)
@@ -85,6 +109,7 @@ def main(argv: list[str]) -> None:
         make_folder("--json", chosen.json, chosen.json.parent)
     asked = asked_for(gpus, given)
     config = read_config(path, overrides, asked.count)
+    name = config.model.model_name_or_path if named is None else hub_id(named)
     model = find_model(name, config.model)
     lengths, source = find_lengths(config, name, chosen.prompt_length, chosen.mean_length, path is not None)
     evaluations = whole_evaluations(config.training, chosen.evaluations)
@@ -95,16 +120,20 @@ def main(argv: list[str]) -> None:
     dtype, _ = compute_dtype(config, asked.cpu)
     plan = plan_on(find_machines(asked, given, chosen.per_node, dtype))
 
-    named = [] if name == config.model.model_name_or_path else ["--model.name_or_path", place_of(name)]
-    launch = launch_line(plan, path or "CONFIG.yaml", [*named, *overrides])
+    other = [] if name == config.model.model_name_or_path else ["--model.name_or_path", place_of(name)]
+    launch = launch_line(plan, config, path or "CONFIG.yaml", [*other, *overrides])
     console = Console()
-    print_plan = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    console.print(phase_table(plan))
-    console.print(memory_table(plan))
+    print_plan = partial(console.print, markup=False, highlight=False)
+    for table, lines in ((phase_table(plan), []), (memory_table(plan), legend(plan))):
+        console.print(table)
+        print_plan(*lines, "", sep="\n")
     for line in summary(plan):
         print_plan(line)
-    print_plan(f"start it: {launch}" if plan.way.fits else f"does not fit: {plan.advice}")
-    print_plan("a prediction, not a measurement; it assumes:")
+    if plan.way.fits:
+        print_plan("start it:", f"  {launch}", sep="\n", soft_wrap=True)  # a command stays one line
+    else:
+        print_plan(f"does not fit: {plan.advice}")
+    print_plan("\na prediction, not a measurement; it assumes:")
     for line in assumptions(plan, source):
         print_plan(f"- {line}", style="dim")
     record = describe(plan, source, launch)
