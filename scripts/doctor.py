@@ -2,9 +2,11 @@
 
     python scripts/doctor.py GSAI-ML/LLaDA-8B-Instruct
     python scripts/doctor.py DIRECTORY --train [--gpus 8xH100] [--model.trust_remote_code true] ...
+    python scripts/doctor.py configs/recipes/llada-8b-gsm8k-1x80gb/config.yaml --gpus 1xH100
 
-MODEL is what model.name_or_path takes. Further options are those of scripts/train.py. With --train three steps of SFT
-and of GRPO are run on a tiny canvas, and the weights are saved and read again in between. Exit status: 0 fit, 1 not.
+MODEL is what model.name_or_path takes; a config in its place names one, and the checks are made with its options, at
+tiny sizes. Further options are those of scripts/train.py. With --train three steps of SFT and of GRPO are run on a
+tiny canvas, and the weights are saved and read again in between. Exit status: 0 fit, 1 not.
 """
 
 import json
@@ -15,10 +17,12 @@ from rich.console import Console
 
 from trainers.commands import OptionParser, main_or_one_line, make_folder
 from trainers.doctor.small import written
+from trainers.settings.hub_names import hub_id
 from trainers.settings.options import ConfigError
 from trainers.settings.parser import read
 
-USAGE = "doctor.py MODEL [options] [--section.key VALUE ...]"
+USAGE = "doctor.py MODEL|CONFIG.yaml [options] [--section.key VALUE ...]"
+FILES = (".yaml", ".yml")  # of a config
 
 
 def main(argv: list[str]) -> None:
@@ -31,10 +35,15 @@ def main(argv: list[str]) -> None:
     leading = list(takewhile(lambda text: not text.startswith("-"), argv))
     options, words = own.parse_known_args(argv[len(leading) :])
     if len(leading) != 1:
-        raise ConfigError(f"expected one MODEL, got {leading}; call: {USAGE}")
+        raise ConfigError(f"expected one MODEL or config, got {leading}; call: {USAGE}")
     if options.json is not None:
         make_folder("--json", options.json, options.json.parent)
-    with written(leading[0], block_length=None) as path:
+    name, asked = leading[0], None
+    if name.endswith(FILES):
+        asked = read([name, *words])
+        name = asked.values.get("model_name_or_path", "tiny")
+    name = hub_id(name)
+    with written(name, block_length=None, asked=asked) as path:
         read([path, *words])
 
     # only now: these take seconds to import, which a typo does not wait for
@@ -46,18 +55,18 @@ def main(argv: list[str]) -> None:
     asked_for(options.gpus, Given(None, None, None, None, None))
     console = Console()
     try:
-        patient = admit(leading[0], tuple(words))
+        patient = admit(name, tuple(words), asked)
         findings = list(examine(patient, options.gpus, options.train))
         start = to_start_from(patient)
     except ConfigError as error:
         findings, start = [Finding("loads", FAULT, str(error))], ""
     console.print(table(findings))
     verdict = "fit to be trained" if fit(findings) else "NOT fit to be trained, see what is marked as a fault"
-    console.print(f"{leading[0]}: {verdict}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"{name}: {verdict}", soft_wrap=True, markup=False, highlight=False)
     if start:
         console.print(f"a config to start from:\n{start}", soft_wrap=True, markup=False, highlight=False)
     if options.json is not None:
-        record = {"model": leading[0], "fit": fit(findings), "findings": [vars(one) for one in findings]}
+        record = {"model": name, "fit": fit(findings), "findings": [vars(one) for one in findings]}
         options.json.write_text(json.dumps(record, indent=2))
     if not fit(findings):
         raise SystemExit(1)

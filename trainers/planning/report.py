@@ -8,14 +8,15 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
+from trainers.benchmarking.steps import FULL
 from trainers.planning.budgets import HOUR
 from trainers.planning.derived import TRAINING, asked_strategy
 from trainers.planning.machines import Machines
-from trainers.planning.memory import USABLE
+from trainers.planning.memory import FLOAT, USABLE
 from trainers.planning.phases import ROLLOUT
 from trainers.planning.plan import Plan
 from trainers.settings.config import ExperimentConfig
-from trainers.settings.spreading import FSDP2, ONE, ZERO2, ZERO3
+from trainers.settings.spreading import DDP, FSDP2, ONE, ZERO2, ZERO3
 
 # what spreads a run that torchrun starts
 SPREAD = {
@@ -110,6 +111,11 @@ def legend(plan: Plan) -> list[str]:
         lines = [f"* planned: {name}, of what this config trains the first that fits"]
     else:
         lines = [f"* counted on below: {name}, of what this config trains the smallest; it does not fit"]
+    if plan.way.trained == FULL and plan.setup.itemsize < FLOAT and plan.way.strategy in (ONE, DDP):
+        lines.append(
+            "note: all weights are trained in a type of 2 bytes, in which small updates are rounded away: leave "
+            "model.dtype at float32, or spread the run by FSDP2 or ZeRO, which keep float32 copies"
+        )
     reasons = {way.refused: None for way in plan.ways if way.refused is not None}
     return lines + [f"refused by the trainer: {reason}" for reason in reasons]
 
