@@ -1,12 +1,14 @@
 """Predict memory, speed and days of a run.
 
-    python scripts/plan.py llada-8b 8xH100 24h
+    python scripts/plan.py configs/recipes/llada-8b-gsm8k-8gpu/config.yaml 8xH100 24h
     python scripts/plan.py llada-8b 1xH200 500steps configs/x.yaml --model.use_peft true --generation.steps 64
     python scripts/plan.py tiny measure 150steps configs/trajectory_nelbo_gsm8k.yaml --check
 
-A config and its settings are those of scripts/train.py; without one, its defaults count. Predictions, from the cost
-model of scripts/benchmark.py: nothing is run but small matrix products, and with --check a few steps of the run
-itself.
+A config and its settings are those of scripts/train.py; it names the model. MODEL in its place is a short name
+(llada-8b, ...), a shape (2.3m, 1b), a hub id, a directory with config.json, or that file; a config may follow, and
+without one the defaults of grpo count. GPUS is COUNTxKIND, or `measure` (or 1xcpu) for this machine. BUDGET is wall
+time or optimiser steps. Predictions, from the cost model of scripts/benchmark.py: nothing is run but small matrix
+products, and with --check a few steps of the run itself.
 """
 
 import argparse
@@ -16,6 +18,9 @@ from functools import partial
 from rich.console import Console
 
 from trainers.commands import OptionParser, at_least, command_line, main_or_one_line
+from trainers.settings.hub_names import hub_id
+from trainers.settings.options import ConfigError
+from trainers.settings.shipped import names_a_config
 
 whole = partial(at_least, 1)
 
@@ -23,8 +28,7 @@ whole = partial(at_least, 1)
 def options() -> OptionParser:
     """What is said beside a config: lengths in tokens, rates a second, bytes, and what to write."""
     parser = OptionParser(__doc__)
-    known = "tiny, 2.3m, smollm2-135m, 1b, llada-8b, dream-7b"
-    parser.add_word("MODEL", f"A known name ({known}), a directory with config.json, or that file.")
+    parser.add_word("MODEL", "A config, which names the model; or a short name, a hub id, a directory with config.json.")
     parser.add_word("GPUS", "COUNTxKIND, such as 8xH100; measure, or 1xcpu, is this machine.")
     parser.add_word("BUDGET", "Wall time or optimiser steps, such as 24h or 500steps.")
     parser.add_config(optional=True)
@@ -66,11 +70,24 @@ def share(text: str) -> float:
     return value
 
 
+def sources(first: str, config: str | None) -> tuple[str | None, str | None]:
+    """(config, MODEL) of the first word and the last; None: not there.
+
+    Raises:
+        ConfigError: two configs.
+    """
+    if not names_a_config(first):
+        return config, first
+    if config is not None:
+        raise ConfigError(f"expected CONFIG GPUS BUDGET, or MODEL GPUS BUDGET CONFIG; got two configs: {first}, {config}")
+    return first, None
+
+
 def main(argv: list[str]) -> None:
     """Print the plan, its launch command and its assumptions; with --check, run some steps of it here."""
     own = options()
     chosen, overrides = own.parse(argv)
-    name, path = chosen.model, chosen.config
+    path, named = sources(chosen.model, chosen.config)
     if path is not None:
         own.read(path, overrides)
 
@@ -81,13 +98,22 @@ def main(argv: list[str]) -> None:
     from trainers.planning.machines import Given, Machines, asked_for, find_machines
     from trainers.planning.models import find_model, place_of
     from trainers.planning.plan import Plan, make_plan
-    from trainers.planning.report import assumptions, describe, launch_line, memory_table, phase_table, summary
+    from trainers.planning.report import (
+        assumptions,
+        describe,
+        launch_line,
+        legend,
+        memory_table,
+        phase_table,
+        summary,
+    )
     from trainers.planning.settings import find_lengths, read_config, whole_evaluations
 
     budget = find_budget(chosen.budget)
     given = Given(chosen.peak_flops, chosen.bandwidth, chosen.memory, chosen.link, chosen.network)
     asked = asked_for(chosen.gpus, given)
     config = read_config(path, overrides, asked.count)
+    name = config.model.model_name_or_path if named is None else hub_id(named)
     model = find_model(name, config.model)
     lengths, source = find_lengths(config, name, chosen.prompt_length, chosen.mean_length, path is not None)
     evaluations = whole_evaluations(config.training, chosen.evaluations)
@@ -98,16 +124,20 @@ def main(argv: list[str]) -> None:
     dtype, _ = compute_dtype(config, asked.cpu)
     plan = plan_on(find_machines(asked, given, chosen.per_node, dtype))
 
-    named = [] if name == config.model.model_name_or_path else ["--model.name_or_path", place_of(name)]
-    launch = launch_line(plan, path or "CONFIG.yaml", [*named, *overrides])
+    other = [] if name == config.model.model_name_or_path else ["--model.name_or_path", place_of(name)]
+    launch = launch_line(plan, config, path or "CONFIG.yaml", [*other, *overrides])
     console = Console()
-    print_plan = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    console.print(phase_table(plan))
-    console.print(memory_table(plan))
+    print_plan = partial(console.print, markup=False, highlight=False)
+    for table, lines in ((phase_table(plan), []), (memory_table(plan), legend(plan))):
+        console.print(table)
+        print_plan(*lines, "", sep="\n")
     for line in summary(plan):
         print_plan(line)
-    print_plan(f"start it: {launch}" if plan.way.fits else f"does not fit: {plan.advice}")
-    print_plan("a prediction, not a measurement; it assumes:")
+    if plan.way.fits:
+        print_plan("start it:", f"  {launch}", sep="\n", soft_wrap=True)  # a command stays one line
+    else:
+        print_plan(f"does not fit: {plan.advice}")
+    print_plan("\na prediction, not a measurement; it assumes:")
     for line in assumptions(plan, source):
         print_plan(f"- {line}", style="dim")
     record = describe(plan, source, launch)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import nn
 
 from core.denoisers import ModelDenoiser, UnpaddedDenoiser
@@ -48,9 +47,6 @@ class MemoryBudget:
         """
         if self.settled:
             return
-        whole = self.accelerator.distributed_type not in (DistributedType.DEEPSPEED, DistributedType.FSDP)
-        own = "unset under DeepSpeed or FSDP: set loss.states_per_forward"
-        require(self.args, "memory_budget_gib", whole, own)
         denoiser = self.policy.denoiser(self.accelerator.unwrap_model(model))
         line = choose_states(self.args, self.likelihood, denoiser, longest_prompt(), self._smallest)
         if self.accelerator.is_main_process:

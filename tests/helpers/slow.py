@@ -14,6 +14,7 @@ FAMILIES = "every family of models"
 ATTACKS = "attacks the sandbox, and waits for its limits"
 MATRIX = "every combination of options"
 SITE = "builds the whole documentation"
+RECIPE = "every recipe"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,13 @@ SLOW = {
     "trainers/evaluating/test_evaluate_script.py::test_killed_and_resumed_it_gives_the_record_of_an_unbroken_run": (
         Slow(KILLS)
     ),
+    # --- recipes for real models, on stand-ins
+    "scripts/test_recipes.py::test_a_readme_shows_what_the_plan_prints": Slow(RECIPE, ("llada-8b-gsm8k-1x80gb",)),
+    "scripts/test_recipes.py::test_a_recipe_trains_on_a_stand_in_of_its_family": Slow(
+        RECIPE, ("llada-8b-gsm8k-1x80gb/config.yaml",)
+    ),
+    "scripts/test_recipes.py::test_a_stand_in_of_its_family_is_fit_for_a_recipe": Slow(RECIPE),
+    "scripts/test_recipes.py::test_the_public_files_of_its_family_are_fit_for_a_recipe": Slow(RECIPE),
     # --- several processes
     "trainers/distributed/test_sharded.py::test_what_sharded_training_saves_is_whole_and_goes_on_bit_by_bit": Slow(
         PROCESSES

@@ -22,9 +22,8 @@ from core.scoring import Share
 from trainers.faults.behind import TrainerBehind
 from trainers.models.experts import trains_separate_experts
 from trainers.models.policy import Policy
-from trainers.settings.options import ConfigError, require
-
-PARTS = "FSDP and DeepSpeed ZeRO-3, where every process must make the same forwards"
+from trainers.settings.options import ConfigError
+from trainers.settings.spreading import DDP, FSDP2, IN_PARTS, ONE, PARTS, ZERO2, ZERO3, check_spread
 
 
 @contextmanager
@@ -96,10 +95,19 @@ class ShardedTrainer(TrainerBehind):
         self.check_sharded()
 
     @property
+    def strategy(self) -> str:
+        """How weights, gradients and moments are spread over the processes, by its name in `trainers.settings`."""
+        deepspeed = self.accelerator.state.deepspeed_plugin
+        if self.is_fsdp_enabled:
+            return FSDP2
+        if deepspeed is not None:
+            return ZERO3 if deepspeed.zero_stage == 3 else ZERO2
+        return DDP if self.accelerator.num_processes > 1 else ONE
+
+    @property
     def shards_weights(self) -> bool:
         """Whether a process has but a part of the weights while it trains."""
-        deepspeed = self.accelerator.state.deepspeed_plugin
-        return self.is_fsdp_enabled or (deepspeed is not None and deepspeed.zero_stage == 3)
+        return self.strategy in IN_PARTS
 
     @contextmanager
     def whole_weights(self) -> Iterator[PreTrainedModel]:
@@ -115,17 +123,14 @@ class ShardedTrainer(TrainerBehind):
         return self.args.fsdp_plugin_args is not None or parse_flag_from_env("ACCELERATE_USE_FSDP")
 
     def check_sharded(self) -> None:
-        """Refuse what would make processes wait for forwards that others never make, or was never tried."""
+        """Refuse what cannot go with the way in which the run is spread: `check_spread`, and what the policy says."""
+        check_spread(self.args, self.strategy)
         if not self.shards_weights:
             return
         fsdp = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
         if fsdp is not None and fsdp.fsdp_version != 2:
             raise ConfigError("training.fsdp_config={'version': 1}: expected version 2, the first is deprecated")
-        args, policy = self.args, self.policy
-        for name in ("states_per_forward", "memory_budget_gib"):
-            require(args, name, getattr(args, name) is None, f"unset under {PARTS}")
-        for name in ("compile_rollouts", "torch_compile"):
-            require(args, name, not getattr(args, name), f"false under {PARTS}")
+        policy = self.policy
         name = policy.name or type(policy.model).__name__
         if policy.calling.padding == "none":
             raise ConfigError(

@@ -36,12 +36,10 @@ def memory(patient: Patient, gpus: str) -> Iterator[Finding]:
 def planned(patient: Patient, gpus: str) -> Finding:
     """The smallest way that fits, of all weights trained and of an adapter."""
     asked = asked_for(gpus, NOTHING_GIVEN)
-    words = ["--model.name_or_path", patient.name, "--model.dtype", "bfloat16"]
-    if patient.policy.block_length is not None:
-        canvas = patient.policy.block_length * max(1, CANVAS // patient.policy.block_length)
-        words += ["--generation.block_length", str(patient.policy.block_length)]
-        words += ["--generation.max_completion_length", str(canvas), "--generation.steps", str(canvas)]
-    config = read_config(None, words, asked.count)
+    if patient.asked is not None:
+        config, sizes = read_config(str(patient.asked.path), list(patient.words), asked.count), "as this config has it"
+    else:
+        config, sizes = read_config(None, default_sizes(patient), asked.count), "bfloat16, default lengths"
     dtype, _ = compute_dtype(config, asked.cpu)
     machines = find_machines(asked, NOTHING_GIVEN, PER_NODE, dtype)
     lengths, _ = find_lengths(config, patient.name, None, None, measured=False)
@@ -53,4 +51,15 @@ def planned(patient: Patient, gpus: str) -> Finding:
         way = choose(plan.ways, trained)
         parts.append(f"{trained} {way.memory.peak / 1e9:.2g} GB by {way.strategy}{'' if way.fits else ', too much'}")
         fits |= way.fits
-    return Finding("memory", OK if fits else NOTE, f"{gpus}, bfloat16, default lengths: {'; '.join(parts)}")
+    return Finding("memory", OK if fits else NOTE, f"{gpus}, {sizes}: {'; '.join(parts)}")
+
+
+def default_sizes(patient: Patient) -> list[str]:
+    """Options of a run at the default lengths, or those nearest to them that are whole blocks."""
+    words = ["--model.name_or_path", patient.name, "--model.dtype", "bfloat16"]
+    block_length = patient.policy.block_length
+    if block_length is None:
+        return words
+    canvas = str(block_length * max(1, CANVAS // block_length))
+    lengths = {"block_length": str(block_length), "max_completion_length": canvas, "steps": canvas}
+    return words + [word for key, value in lengths.items() for word in (f"--generation.{key}", value)]

@@ -17,7 +17,7 @@ from trainers.models.told import block_length_of
 from trainers.rollouts import padded
 from trainers.settings.config import ExperimentConfig, parse
 from trainers.settings.model import ModelArguments
-from trainers.settings.parser import read
+from trainers.settings.parser import Request, read
 
 PROMPTS = (
     "Tom has 12 apples and buys 7 more at the shop. How many apples does Tom have now?\nAnswer:",
@@ -38,6 +38,7 @@ class Patient:
         policy: what it was loaded as.
         margins: what the probes measured, see `trainers.models.probes`; empty with model.probe=false.
         words: the user's options, as on a command line.
+        asked: what the user's config and these options ask for; None: there is no config.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Patient:
     policy: Policy
     margins: tuple[Margin, ...]
     words: tuple[str, ...]
+    asked: Request | None = None
 
     @property
     def canvas(self) -> int:
@@ -57,7 +59,7 @@ class Patient:
         Raises:
             ConfigError: options of the user that do not fit.
         """
-        with written(self.name, self.policy.block_length, trainer, **training) as path:
+        with written(self.name, self.policy.block_length, trainer, self.asked, **training) as path:
             return parse([path, *self.words])
 
     def write(self, prompts: list[list[int]], length: int, schedule: AlphaSchedule, **options: Any) -> Trajectory:
@@ -86,20 +88,21 @@ class Patient:
         return self.policy.tokenizer(list(PROMPTS))["input_ids"]
 
 
-def admit(name: str, words: tuple[str, ...]) -> Patient:
+def admit(name: str, words: tuple[str, ...], asked: Request | None = None) -> Patient:
     """Load a checkpoint as scripts/train.py would.
 
     Args:
         name: of the checkpoint, as model.name_or_path has it.
         words: the user's options, as on a command line.
+        asked: what the user's config and these options ask for; None: there is no config.
 
     Raises:
         ConfigError: bad options, or a checkpoint that cannot be loaded or is not what it is said to be.
     """
-    with written(name, None) as path:
+    with written(name, None, asked=asked) as path:
         values = read([path, *words]).values
         block_length = values.get("block_length") or block_length_of(name, values.get("attention"))
-    with written(name, block_length) as path:
+    with written(name, block_length, asked=asked) as path:
         config = parse([path, *words])
     arguments, task, examiner = config.model, config.task, Examiner(name)
     policy = load_policy(
@@ -110,4 +113,4 @@ def admit(name: str, words: tuple[str, ...]) -> Patient:
     )
     if arguments.probe:
         policy = probed(policy, examiner)
-    return Patient(name, arguments, policy, tuple(examiner.margins.values()), words)
+    return Patient(name, arguments, policy, tuple(examiner.margins.values()), words, asked)

@@ -19,7 +19,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_nelbo
-from trainers.distributed.sharding import PARTS, ShardedTrainer
+from trainers.distributed.sharding import ShardedTrainer
 from trainers.exposure import Walks, log_follows
 from trainers.faults.tolerant import FaultTolerant
 from trainers.grpo.diagnostics import DiagnosticsCallback
@@ -45,7 +45,8 @@ from trainers.rewarding.tolerant import FaultTolerantRewards, checked_rewards
 from trainers.saving.saving import SelfContained
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.objects import build_likelihood, build_masking, build_scheduled_sampling
-from trainers.settings.options import ConfigError, require
+from trainers.settings.options import ConfigError
+from trainers.settings.spreading import check_spread
 from trainers.settings.unsupported import check_supported
 from trainers.tasks.messages import Prompt
 
@@ -172,8 +173,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
         self._build_collaborators()
         self.add_callback(DiagnosticsCallback())
         if reference is not None:
-            synced = self.shards_weights and args.sync_ref_model
-            require(args, "sync_ref_model", not synced, f"false under {PARTS}")
+            check_spread(args, self.strategy)  # again, as TRL was not told of the reference
             adopt(self, args, reference)
 
     def _build_objects(self, args: ImprovedDiffuGRPOConfig) -> None:
@@ -201,12 +201,6 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
         cap = args.importance_cap if args.rolls_out_off_policy else None
         self.token_weights = TokenWeights(likelihood, self.scorer, self.meter, cap)
         self.memory = MemoryBudget(args, likelihood, self.policy, self.accelerator)
-
-    def check_sharded(self) -> None:
-        """As for every trainer; and DeepSpeed has to gather the weights for rollouts."""
-        super().check_sharded()
-        if self.shards_weights:
-            require(self.args, "ds3_gather_for_generation", self.args.ds3_gather_for_generation, f"true under {PARTS}")
 
     def position(self) -> Position:
         """Where the run stands."""

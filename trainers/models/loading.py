@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from trainers.models import remote_code
 from trainers.models.adapters import Adapter, read_adapter
@@ -29,6 +30,9 @@ from trainers.models.tiny import TINY, build_tiny, build_tokenizer
 from trainers.settings.model import ModelArguments
 from trainers.settings.options import ConfigError
 from trainers.settings.task import AUTO
+
+# what transformers 5 writes where a tokenizer is its tokenizer.json and nothing else
+GENERIC_TOKENIZER = "TokenizersBackend"
 
 
 def load_policy(
@@ -127,7 +131,10 @@ def load_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
 
 def _load_tokenizer(path: str, arguments: ModelArguments, own: Reading | None) -> PreTrainedTokenizerBase:
     if own is None:
-        return _load(AutoTokenizer, path, arguments)
+        # it has no class of its own: transformers would take the one that the kind of the model suggests, whose rules
+        # are others, as Qwen's for a Dream that was read natively and saved
+        generic = get_tokenizer_config(path).get("tokenizer_class") == GENERIC_TOKENIZER
+        return _load(AutoTokenizer, path, arguments, **({"config": PretrainedConfig()} if generic else {}))
     with explained(arguments):
         return read_tokenizer(own.record, path)
 

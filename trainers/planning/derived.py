@@ -1,5 +1,10 @@
 """What a plan derives from the options of a run: blocks, type of products, how often what is done, assumed shares."""
 
+import json
+from pathlib import Path
+
+from transformers import TrainingArguments
+
 from core.sampling import STALE
 from trainers.benchmarking.steps import FULL, LORA
 from trainers.planning.memory import Setup
@@ -12,6 +17,7 @@ from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.objects import build_likelihood
 from trainers.settings.options import require
 from trainers.settings.sft import DiffusionSFTConfig
+from trainers.settings.spreading import FSDP2, ZERO2, ZERO3
 
 # Shares of the roofline that were measured, on one CPU thread: docs/results.md, column "of roofline"; and of the peak:
 # the same page, MFU, with what checkpointing runs again and without the gradients of frozen weights, as here.
@@ -35,7 +41,18 @@ def setup_of(config: ExperimentConfig, mixed: bool) -> Setup:
         mixed=mixed,
         checkpointed=bool(args.gradient_checkpointing),
         reference=isinstance(args, ImprovedDiffuGRPOConfig) and args.beta != 0.0,
+        quantised=config.model.load_in_4bit,
     )
+
+
+def asked_strategy(args: TrainingArguments, processes: int) -> str | None:
+    """How the options themselves spread the run; None: they leave it open, or there is one process."""
+    if processes == 1:
+        return None
+    if args.deepspeed is not None:
+        settings = args.deepspeed if isinstance(args.deepspeed, dict) else json.loads(Path(args.deepspeed).read_text())
+        return ZERO3 if settings.get("zero_optimization", {}).get("stage") == 3 else ZERO2
+    return FSDP2 if args.fsdp else None
 
 
 def blocks_of(config: ExperimentConfig, model: Model) -> Blocks | None:

@@ -18,8 +18,8 @@ from trainers.benchmarking.roofline import Costs
 from trainers.benchmarking.steps import FULL, LORA
 from trainers.planning.models import Model
 from trainers.planning.work import Work
+from trainers.settings.spreading import DDP, FSDP2, ONE, ZERO2, ZERO3
 
-DDP, ZERO2, ZERO3, FSDP2, ONE = "ddp", "zero2", "zero3", "fsdp2", "one process"
 STRATEGIES = (DDP, FSDP2, ZERO2, ZERO3)  # the simplest first; DeepSpeed is a package of its own
 FLOAT = 4
 HALF = 2
@@ -37,6 +37,7 @@ class Setup:
         mixed: whether products are made in a type of 2 bytes by autocast or an engine (training.bf16).
         checkpointed: activations of a layer are made again in the backward.
         reference: a second model beside the policy (beta > 0); that of an adapter is the model without it.
+        quantised: weights are loaded in 4 bits (model.load_in_4bit); they are counted as if they were not.
     """
 
     trained: str
@@ -44,6 +45,7 @@ class Setup:
     mixed: bool
     checkpointed: bool
     reference: bool
+    quantised: bool = False
 
     @property
     def compute(self) -> int:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import get_peft_model
@@ -16,38 +17,28 @@ from transformers import (
     LlamaConfig,
     PretrainedConfig,
     PreTrainedModel,
-    Qwen2Config,
 )
 
 from trainers.benchmarking.roofline import Costs
 from trainers.benchmarking.shapes import SHAPES, vocabulary_tables
 from trainers.models.adapters import lora_config
 from trainers.models.embedded import EMBEDDED
-from trainers.models.families import MASKED_LM, Nature
+from trainers.models.families import AUTOREGRESSIVE, MASKED_LM, Nature
+from trainers.models.native.reading import read_entries
 from trainers.models.smollm2 import SMOLLM2
 from trainers.models.tiny import TINY, TINY_ASSETS
+from trainers.planning.published import PUBLISHED
 from trainers.planning.twins import config_of
+from trainers.settings.hub_names import HUB_IDS, hub_id
 from trainers.settings.model import ModelArguments
 from trainers.settings.options import ConfigError
 
-# Dream-v0-7B (2508.15487) has the sizes of Qwen2.5-7B, from which it was made (2412.15115, table 1)
-DREAM_7B = {
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 1188 * 128,
-    "tie_word_embeddings": False,
-}
 RANDOM = "2.3m"
 # names without a file -> their sizes; "2.3m" is the benchmark's tiny, which is not the embedded model of that name
 KNOWN: dict[str, Callable[[], PretrainedConfig]] = {
     RANDOM: lambda: LlamaConfig(**vars(SHAPES["tiny"])),
     SMOLLM2: lambda: LlamaConfig(**vars(SHAPES["135M"])),
     "1b": lambda: LlamaConfig(**vars(SHAPES["1B"])),
-    "llada-8b": lambda: LlamaConfig(**vars(SHAPES["LLaDA-8B"])),
-    "dream-7b": lambda: Qwen2Config(**DREAM_7B),
 }
 
 
@@ -63,6 +54,8 @@ class Model:
         nature: how it is to be read, as its files or its family say.
         largest: weights of its largest part that is gathered at once where parameters are sharded: a layer, or the
             embedding and the head.
+        ignores_padding: whether the code that runs it is known to ignore attention masks, so that rows of every length
+            are run apart.
     """
 
     name: str
@@ -71,6 +64,7 @@ class Model:
     adapter: int
     nature: Nature
     largest: int
+    ignores_padding: bool = False
 
     @property
     def attention(self) -> str:
@@ -83,19 +77,19 @@ class Model:
 
 
 def find_model(name: str, arguments: ModelArguments) -> Model:
-    """A model by a known name, a directory, or its config.json.
+    """A model by a known name, a hub id, a directory, or its config.json.
 
     Args:
-        name: one of `KNOWN`, 'tiny', a directory with config.json, or that file.
-        arguments: the shape of the adapter.
+        name: one of `KNOWN`, 'tiny', a short name or hub id, a directory with config.json, or that file.
+        arguments: the shape of the adapter, and whose code runs the model.
 
     Raises:
         ConfigError: nothing readable is there, or an architecture whose cost is not known.
     """
     if name.lower() in KNOWN:
-        config, nature = KNOWN[name.lower()](), Nature()
+        config, family, nature = KNOWN[name.lower()](), AUTOREGRESSIVE, Nature()
     else:
-        config, nature = _read(Path(TINY_ASSETS if name == TINY else name), name)
+        config, family, nature = _read(hub_id(name), name)
     with torch.device("meta"):
         model = _empty(config, name)
         weights = _count(model)
@@ -106,29 +100,37 @@ def find_model(name: str, arguments: ModelArguments) -> Model:
         assert adapter_config is not None  # an adapter is asked for, and this model has none
         adapted = get_peft_model(model, adapter_config)
         adapter = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
-    return Model(name, config, weights, adapter, nature, largest)
+    ignores_padding = arguments.code == "remote" and family == "llada"  # docs/real_models.md
+    return Model(name, config, weights, adapter, nature, largest, ignores_padding)
 
 
 # ---- configs -----------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, name: str) -> tuple[PretrainedConfig, Nature]:
-    """The sizes, and who sees whom."""
+def _read(place: str, name: str) -> tuple[PretrainedConfig, str, Nature]:
+    """The sizes, the family, and who sees whom."""
+    known = ", ".join((TINY, *KNOWN, *HUB_IDS))
+    expected = f"expected one of {known}, a hub id (owner/name), a directory with config.json, or such a file"
+    path = Path(TINY_ASSETS if place == TINY else place)
     file = path / "config.json" if path.is_dir() else path
-    known = ", ".join((TINY, *KNOWN))
-    expected = f"expected one of {known}, a directory with config.json, or such a file"
+    asks_hub = "/" in place and not path.exists()
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = PUBLISHED.get(place) or (read_entries(place) if asks_hub else _of_file(file))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"MODEL {name!r}: {expected}; {getattr(error, 'strerror', None) or error}") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+        raise ConfigError(f"MODEL {name!r}: {expected}; {reason}") from error
     except ValueError as error:
         raise ConfigError(f"MODEL {name!r}: {file} is damaged: {error}") from error
     if not isinstance(entries, dict) or not entries.get("architectures"):
-        raise ConfigError(f"MODEL {name!r}: {file} names no architecture; {expected}")
+        raise ConfigError(f"MODEL {name!r}: its config names no architecture; {expected}")
     try:
-        return config_of(entries, file)
+        return config_of(entries, place if asks_hub else str(file))
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"MODEL {name!r}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _of_file(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 # ---- weights -----------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ contention come on top, so that the time is a lower bound.
 from dataclasses import dataclass
 
 from trainers.benchmarking.steps import FULL
-from trainers.planning.memory import DDP, FLOAT, FSDP2, ONE, ZERO2, ZERO3, Setup
+from trainers.planning.memory import FLOAT, Setup
 from trainers.planning.models import Model
+from trainers.settings.spreading import DDP, FSDP2, ONE, ZERO2, ZERO3
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,17 @@ from dataclasses import dataclass
 
 from trainers.benchmarking.steps import FULL
 from trainers.planning.budgets import Budget
-from trainers.planning.derived import TRAINING, blocks_of, compute_dtype, how_often, setup_of, shares_of
+from trainers.planning.derived import (
+    TRAINING,
+    asked_strategy,
+    blocks_of,
+    compute_dtype,
+    how_often,
+    setup_of,
+    shares_of,
+)
 from trainers.planning.machines import CPU, Machines
-from trainers.planning.memory import DDP, FLOAT, HALF, ONE, Setup
+from trainers.planning.memory import FLOAT, HALF, Setup
 from trainers.planning.models import Model
 from trainers.planning.network import Passes, bytes_sent
 from trainers.planning.phases import ROLLOUT, Meter, Often, Phase, phases_of
@@ -20,6 +28,7 @@ from trainers.settings.config import ExperimentConfig
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.options import ConfigError
 from trainers.settings.sft import DiffusionSFTConfig
+from trainers.settings.spreading import DDP, ONE
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class Plan:
         model, machines, setup, lengths, budget: what was asked for.
         dtype: of products.
         work: what a process asks of its model.
-        way: how the run is spread: the first of ``ways`` that fits, else the smallest.
+        way: how the run is spread: as its options ask, else the first of ``ways`` that fits, else the smallest.
         ways: all of them, with and without an adapter.
         phases: parts of a step.
         sent: bytes that each process sends, by purpose.
@@ -114,7 +123,7 @@ def make_plan(
     setup = setup_of(config, mixed)
     work = _work(args, lengths, blocks, evaluations)
     ways = ways_of(model, setup, work, lengths, args, machines)
-    way, often = choose(ways, setup.trained), how_often(args, work)
+    way, often = choose(ways, setup.trained, asked_strategy(args, machines.count)), how_often(args, work)
     short = not way.fits
     return Plan(
         model=model,

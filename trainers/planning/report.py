@@ -1,20 +1,29 @@
 """A plan for people and for programs. Nothing is printed to more than two digits: it is not known better."""
 
 import math
+import shlex
 from dataclasses import asdict
 from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table
 
+from trainers.benchmarking.steps import FULL
 from trainers.planning.budgets import HOUR
-from trainers.planning.derived import TRAINING
+from trainers.planning.derived import TRAINING, asked_strategy
 from trainers.planning.machines import Machines
-from trainers.planning.memory import DDP, FSDP2, ONE, USABLE, ZERO2, ZERO3
+from trainers.planning.memory import FLOAT, USABLE
 from trainers.planning.phases import ROLLOUT
 from trainers.planning.plan import Plan
+from trainers.settings.config import ExperimentConfig
+from trainers.settings.spreading import DDP, FSDP2, ONE, ZERO2, ZERO3
 
-ACCELERATE = {ZERO2: "deepspeed_zero2", ZERO3: "deepspeed_zero3", FSDP2: "fsdp2"}  # files in configs/accelerate
+# what spreads a run that torchrun starts
+SPREAD = {
+    FSDP2: ["--fsdp", "true"],
+    ZERO2: ["--deepspeed", "configs/accelerate/zero2.json"],
+    ZERO3: ["--deepspeed", "configs/accelerate/zero3.json"],
+}
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
 
@@ -43,20 +52,22 @@ def span(seconds: float) -> str:
     return f"{two(seconds)} s"
 
 
-def launch_line(plan: Plan, config: str, options: list[str]) -> str:
-    """The command that starts the run as planned."""
+def launch_line(plan: Plan, config: ExperimentConfig, path: str, options: list[str]) -> str:
+    """The command that starts the run as planned, whole: native models need no trust_remote_code.
+
+    Args:
+        plan: which way of spreading the run was chosen.
+        config: the options, which may spread the run themselves.
+        path: of the config file.
+        options: that override it.
+    """
     machines, nodes = plan.machines, nodes_of(plan.machines)
-    script = " ".join(["scripts/train.py", config, *options])
+    told = asked_strategy(config.training, machines.count) is not None
+    script = ["scripts/train.py", path, *options, *([] if told else SPREAD.get(plan.way.strategy, []))]
     if plan.way.strategy == ONE:
-        return f"python {script}"
-    if plan.way.strategy == DDP:
-        several = f"--nnodes {nodes} --rdzv_backend c10d --rdzv_endpoint $MASTER_ADDR:29500 " if nodes > 1 else ""
-        return f"torchrun {several}--nproc_per_node {min(machines.count, machines.per_node)} {script}"
-    several = ""
-    if nodes > 1:
-        several = f"--num_machines {nodes} --machine_rank $RANK_OF_NODE --main_process_ip $MASTER_ADDR "
-    file = f"configs/accelerate/{ACCELERATE[plan.way.strategy]}.yaml"
-    return f"accelerate launch --config_file {file} {several}--num_processes {machines.count} {script}"
+        return shlex.join(["python", *script])
+    several = f"--nnodes {nodes} --rdzv_backend c10d --rdzv_endpoint $MASTER_ADDR:29500 " if nodes > 1 else ""
+    return f"torchrun {several}--nproc_per_node {min(machines.count, machines.per_node)} {shlex.join(script)}"
 
 
 def nodes_of(machines: Machines) -> int:
@@ -88,9 +99,25 @@ def memory_table(plan: Plan) -> Table:
         memory = way.memory
         parts = (memory.weights, memory.gradients, memory.optimiser, memory.reference, memory.training)
         cells = [two(value / 1e9) for value in (*parts, memory.rollout, memory.peak)]
-        verdict = "yes" if way.fits else "no" if way.allowed else "refused"
+        verdict = "yes" if way.fits else "no" if way.refused is None else "refused"
         table.add_row(f"{way.trained}, {way.strategy}{chosen}", *cells, verdict)
     return table
+
+
+def legend(plan: Plan) -> list[str]:
+    """What the star and the words of the memory table mean, as far as they are there."""
+    name = f"{plan.way.trained}, {plan.way.strategy}"
+    if plan.way.fits:
+        lines = [f"* planned: {name}, of what this config trains the first that fits"]
+    else:
+        lines = [f"* counted on below: {name}, of what this config trains the smallest; it does not fit"]
+    if plan.way.trained == FULL and plan.setup.itemsize < FLOAT and plan.way.strategy in (ONE, DDP):
+        lines.append(
+            "note: all weights are trained in a type of 2 bytes, in which small updates are rounded away: leave "
+            "model.dtype at float32, or spread the run by FSDP2 or ZeRO, which keep float32 copies"
+        )
+    reasons = {way.refused: None for way in plan.ways if way.refused is not None}
+    return lines + [f"refused by the trainer: {reason}" for reason in reasons]
 
 
 def _table(first: str, *headings: str) -> Table:
@@ -148,7 +175,7 @@ def assumptions(plan: Plan, lengths: str) -> list[str]:
 
 
 def describe(plan: Plan, lengths: str, launch: str) -> dict[str, Any]:
-    """The plan as JSON: unrounded, but no more certain for that."""
+    """The plan as JSON: unrounded, but no more certain for that. ``launch``: the command, if the plan fits."""
     steps, seconds = plan.budget.spent(plan.assumed)
     return {
         "model": {"name": plan.model.name, "weights": plan.model.weights, "adapter": plan.model.adapter},
@@ -169,6 +196,6 @@ def describe(plan: Plan, lengths: str, launch: str) -> dict[str, Any]:
         "ways": [asdict(way) | {"peak": way.memory.peak} for way in plan.ways],
         "recommended": f"{plan.way.trained}, {plan.way.strategy}" if plan.way.fits else None,
         "advice": plan.advice,
-        "launch": launch,
+        "launch": launch if plan.way.fits else None,
         "assumptions": assumptions(plan, lengths),
     }

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 
 from trainers.benchmarking.steps import FULL, LORA
 from trainers.planning.machines import Machines
-from trainers.planning.memory import DDP, ONE, STRATEGIES, ZERO2, Memory, Setup, memory_of, transient_of
+from trainers.planning.memory import STRATEGIES, Memory, Setup, memory_of, transient_of
 from trainers.planning.models import Model
 from trainers.planning.work import Blocks, Lengths, Planned, Work, count_work
+from trainers.settings.options import ConfigError
+from trainers.settings.spreading import IN_PARTS, ONE, check_spread
 
 FEW_ROWS = 8  # of a rollout's batch, where memory is short
 
@@ -20,14 +22,14 @@ class Way:
         trained: `FULL` or `LORA`.
         strategy: one of `STRATEGIES`, or `ONE`.
         memory: of each process.
-        allowed: whether the trainer takes these options under this strategy.
+        refused: why the trainer does not take these options under this strategy; None: it does.
         fits: whether it does, and the memory is enough.
     """
 
     trained: str
     strategy: str
     memory: Memory
-    allowed: bool
+    refused: str | None
     fits: bool
 
 
@@ -42,26 +44,42 @@ def ways_of(model: Model, setup: Setup, work: Work, lengths: Lengths, args: Plan
         for strategy in strategies:
             memory = memory_of(model, own, transient, strategy, machines.count)
             fits = memory.fits(machines.kind.memory)
-            taken = allowed(args, strategy)
-            ways.append(Way(trained, strategy, memory, taken, taken and fits))
+            reason = why_refused(model, own, args, strategy)
+            ways.append(Way(trained, strategy, memory, reason, reason is None and fits))
     return ways
 
 
-def allowed(args: Planned, strategy: str) -> bool:
-    """Whether the trainer takes these options: what `trainers.distributed.sharding` and `trainers.memory_budget`
-    refuse."""
-    if strategy in (ONE, DDP):
-        return True
-    if args.memory_budget_gib is not None:
-        return False
-    return strategy == ZERO2 or not (args.states_per_forward or args.compile_rollouts or args.torch_compile)
+def why_refused(model: Model, setup: Setup, args: Planned, strategy: str) -> str | None:
+    """What `trainers.distributed.sharding` would say of these options; None: nothing."""
+    try:
+        check_spread(args, strategy)
+    except ConfigError as error:
+        return str(error)
+    if strategy in IN_PARTS and model.ignores_padding:
+        return "model.code=remote: this code ignores attention masks, and runs rows of every length apart"
+    if strategy in IN_PARTS and setup.quantised:
+        return "model.load_in_4bit=True: expected weights that are not quantised"
+    if setup.trained == FULL and setup.quantised:
+        return "model.load_in_4bit=True: only with model.use_peft=true"
+    return None
 
 
-def choose(ways: list[Way], trained: str) -> Way:
-    """The first way of training what was asked for that fits; else the smallest that the trainer takes."""
-    own = [way for way in ways if way.trained == trained]
-    least = min((way for way in own if way.allowed), key=lambda way: way.memory.peak)
-    return next((way for way in own if way.fits), least)
+def choose(ways: list[Way], trained: str, asked: str | None = None) -> Way:
+    """The first way of training what was asked for that fits; else the smallest that the trainer takes.
+
+    Args:
+        ways: all of them.
+        trained: `FULL` or `LORA`.
+        asked: the strategy that the options name; None: any.
+
+    Raises:
+        ConfigError: the trainer refuses these options in every way, or under the strategy that they name.
+    """
+    own = [way for way in ways if way.trained == trained and asked in (None, way.strategy)]
+    taken = [way for way in own if way.refused is None]
+    if not taken:
+        raise ConfigError(str(own[0].refused))
+    return next((way for way in taken if way.fits), min(taken, key=lambda way: way.memory.peak))
 
 
 def advise(
@@ -83,7 +101,7 @@ def advise(
         args.states_per_forward = group
         work = count_work(args, lengths, blocks, evaluations)
         ways = ways_of(model, setup, work, lengths, args, machines)
-        tried += [(way, text) for way in ways if way.allowed]
+        tried += [(way, text) for way in ways if way.refused is None]
     for way, text in sorted(tried, key=lambda pair: pair[0].trained != setup.trained):
         if way.fits:
             adapter = "" if way.trained == setup.trained else f" --model.use_peft {str(way.trained == LORA).lower()}"

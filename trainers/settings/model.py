@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers.utils import is_bitsandbytes_available
 
+from trainers.settings.hub_names import hub_id
 from trainers.settings.options import check_known, only_with, option, refusal, require
 
 ATTENTIONS = ("bidirectional", "block_causal")
@@ -21,7 +22,8 @@ class ModelArguments:
         "model",
         "tiny",
         "'tiny' (the embedded model, trainers/models/tiny.py), 'smollm2-135m' (trainers/models/smollm2.py), a hub "
-        "checkpoint, a local directory, or the directory of a LoRA adapter.",
+        "checkpoint or its short name (llada-8b, ...: trainers/settings/hub_names.py), a local directory, or the "
+        "directory of a LoRA adapter.",
         key="name_or_path",
     )
     from_scratch: bool = option("model", False, "Fresh weights for the named architecture instead of trained ones.")
@@ -88,6 +90,8 @@ class ModelArguments:
 
     def __post_init__(self):
         check_known(self)
+        self.model_name_or_path = hub_id(self.model_name_or_path)
+        self.adapter_base = self.adapter_base and hub_id(self.adapter_base)
         for name in ("lora_r", "lora_alpha"):
             value = getattr(self, name)
             require(self, name, value is None or value >= 1, "at least 1")

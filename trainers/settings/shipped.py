@@ -50,6 +50,13 @@ def find_or_none(text: str) -> Path | None:
     return shipped().get(name) or shipped().get(f"{RECIPES}/{name}")
 
 
+def names_a_config(text: str) -> bool:
+    """Whether a word means a config where a model's name may stand too; a .json, a file or a model's folder is none."""
+    if Path(text).exists() and not text.endswith(SUFFIXES[:2]):
+        return (Path(text) / f"{INSIDE}.yaml").is_file()
+    return text.endswith(SUFFIXES[:2]) or find_or_none(text) is not None
+
+
 def usable(text: str) -> str:
     """A path as a launcher or library can read it: as it is where there is such a file, else that of the package."""
     found = find_or_none(text)

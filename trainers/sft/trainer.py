@@ -27,7 +27,7 @@ from trainers.models.experts import ROUTERS
 from trainers.models.formats import PromptFormat
 from trainers.saving.saving import SelfContained
 from trainers.settings.objects import build_loss, build_masking
-from trainers.settings.options import ConfigError, require
+from trainers.settings.options import ConfigError
 from trainers.settings.sft import DiffusionSFTConfig
 from trainers.settings.unsupported import check_supported
 from trainers.sft.objective import MicroStep
@@ -140,9 +140,6 @@ class DiffusionSFTTrainer(SelfContained, ShardedTrainer, FaultTolerant, SFTTrain
         self.nelbo_loss.states_per_forward = args.states_per_forward
         self.memory = MemoryBudget(args, self.nelbo_loss, self.policy, self.accelerator)
         self.objective = OBJECTIVES[args.prediction_type](args, self.nelbo_loss, self.masking_strategy, self.policy)
-        gathers = self.is_fsdp_enabled or not (self.shards_weights and self.objective.scheduled.active)
-        walks = "0 under DeepSpeed ZeRO-3, where walks of different lengths would wait for one another; FSDP2 has them"
-        require(args, "scheduled_sampling_max_step_offset", gathers, walks)
         self._micro_step = 0
         self._last_start: float | None = None
 
