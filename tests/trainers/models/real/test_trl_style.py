@@ -13,8 +13,9 @@ from trainers.settings.model import ModelArguments
 
 # As LLaDA's instruct model has it; the base model's tokenizer, which is what stands in for it, has none.
 TEMPLATE = (
-    "{% for message in messages %}{{ ('<|startoftext|>' if loop.first else '') + '<|start_header_id|>' + message['role'] "
-    "+ '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% for message in messages %}{% if loop.first %}{{ '<|startoftext|>' }}{% endif %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{{ message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
 CHATS = Dataset.from_list(
