@@ -94,6 +94,7 @@ SLOW = {
         TRAINS
     ),
     "scripts/test_scripts.py": Slow(TRAINS),
+    "scripts/test_metrics_page.py": Slow(TRAINS),
     "scripts/test_export.py": Slow(TRAINS),
     "docs/test_commands.py::test_the_first_command_of_each_kind_runs": Slow(TRAINS),
     "docs/test_notebook.py::test_the_notebook_runs": Slow(TRAINS),

@@ -13,8 +13,8 @@ from trainers.settings.objects import build_likelihood
 from trainers.settings.options import require
 from trainers.settings.sft import DiffusionSFTConfig
 
-# Shares of the roofline that were measured, on one CPU thread: docs/speed.md, column "of roofline"; and of the peak:
-# docs/real_models.md, MFU, with what checkpointing runs again and without the gradients of frozen weights, as here.
+# Shares of the roofline that were measured, on one CPU thread: docs/results.md, column "of roofline"; and of the peak:
+# the same page, MFU, with what checkpointing runs again and without the gradients of frozen weights, as here.
 ROLLOUT_SHARES = {"exact": 0.6, "block_causal": 0.22, "prefix": 0.35, "dual": 0.30}
 TRAINING_SHARES = {FULL: 0.6, LORA: 0.45}
 TRAINING = "training"

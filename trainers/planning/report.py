@@ -130,7 +130,7 @@ def assumptions(plan: Plan, lengths: str) -> list[str]:
         f"({kind.source or 'as given'}); {USABLE:.0%} of the memory can be used",
         lengths,
         f"share of the roofline: rollout {plan.shares[ROLLOUT]:.0%}, the rest {plan.shares[TRAINING]:.0%} (unless set "
-        "by --efficiency, what was measured on a CPU: docs/speed.md, docs/real_models.md; no GPU has been measured)",
+        "by --efficiency, what was measured on a CPU: docs/results.md; no GPU has been measured)",
         "norms, softmax, copies, rewards, evaluation and checkpoints are not counted: the best is a lower bound; nor "
         "are scheduled sampling's own rollouts",
     ]
