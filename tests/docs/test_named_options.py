@@ -24,5 +24,6 @@ def test_named_options_are_there():
 
 
 def test_an_option_that_is_gone_is_found():
-    text = "`loss.alpha_min`, `--loss.alpa_min 0.1`, `training.max_steps`, `loss.gone: true`, loss.prose, `core/loss.py`, `model.lora_*`"
-    assert unknown(text + " `model.config` `loss.schedule(t)`") == {"loss.alpa_min", "loss.gone", "model.config"}
+    text = "`loss.alpha_min`, `--loss.alpa_min 0.1`, `training.max_steps`, `loss.gone: true`, loss.prose"
+    text += " `core/loss.py`, `model.lora_*`, `model.config`, `loss.schedule(t)`"
+    assert unknown(text) == {"loss.alpa_min", "loss.gone", "model.config"}
