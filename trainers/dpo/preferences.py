@@ -58,11 +58,6 @@ def preference_pairs(
     assert isinstance(args, DiffusionDPOConfig)
     found = _from_elsewhere(args)
     if found is None:
-        if evaluator.task.verify is None:
-            raise ConfigError(
-                "preferences: own completions are paired by which of them are right, and only rewards judge here: set "
-                "preferences.data_files, or task.reward=correctness and a column answer"
-            )
         wanted = ["train", *(["validation"] if args.evaluates else [])]
         return {name: own_pairs(config, name, splits[name], policy, evaluator) for name in wanted}
     held_out = {_key(prompt) for name in HELD_OUT for prompt in splits[name]["prompt"]}

@@ -202,8 +202,10 @@ def test_pairs_of_a_file_train_without_the_held_out_prompts(experiment, splits, 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "no pairs"),
-        ("{", "line 1: expected a JSON object with prompt, chosen, rejected"),
+        ("", "has no rows"),
+        ("{", "line 1: expected one JSON object per line"),
+        ("{}", "line 1: expected a JSON object with prompt, chosen, rejected"),
+        ('\n{"prompt": "a", "chosen": "b", "rejected": null}', "line 2: rejected is None"),
         ('["prompt"]\n', "line 1: expected a JSON object"),
         ('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": "b"}', "line 2: expected a JSON"),
         ('{"prompt": "a", "chosen": "b", "rejected": "b"}', "line 1: chosen and rejected are equal"),
@@ -215,8 +217,17 @@ def test_malformed_file_is_one_clear_error(tmp_path, text, said):
     with pytest.raises(ConfigError) as error:
         read_pairs(path)
     assert str(error.value).startswith(f"preferences.data_files={str(path)!r}") and said in str(error.value)
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(ConfigError, match="missing.jsonl is not a file"):
         read_pairs(tmp_path / "missing.jsonl")
+
+
+def test_lines_are_read_as_editors_write_them(tmp_path):
+    """A byte-order mark, blank lines, and a line separator inside a text, which is no end of a line."""
+    path = tmp_path / "pairs.jsonl"
+    pair = {"prompt": "a\u2028b", "chosen": "c\x85", "rejected": "d"}
+    line = json.dumps(pair, ensure_ascii=False)
+    path.write_text(f"\ufeff{line}\n\n{line}\n", encoding="utf-8")
+    assert read_pairs(path).to_list() == [pair, pair]
 
 
 CHAT = [{"role": "system", "content": "Count."}, {"role": "user", "content": "How many?"}]
