@@ -1,6 +1,6 @@
 """A prompt in, a completion out, with the denoising shown step by step.
 
-    python scripts/generate.py configs/trajectory_nelbo_gsm8k.yaml --prompt "Sara has 6 boxes with 2 apples in each box. ..."
+    python scripts/generate.py configs/trajectory_nelbo_gsm8k.yaml --prompt "Sara has 6 boxes with 2 apples ..."
 
 Every line is the canvas after one evaluation of the model; new tokens are bold, masked positions are shaded.
 """
@@ -13,9 +13,9 @@ from trainers.settings.parser import read
 
 
 def main(argv: list[str]) -> None:
-    """Complete one prompt and print the canvas after each evaluation, then the text and, if it is sampled, log p of its path in nats."""
+    """Complete one prompt and print the canvas after each evaluation, then the text; if sampled also log p of its path."""
     own = OptionParser(__doc__)
-    own.add_argument("--prompt", default=None, help="the question, for which no data is read; unset: the first test problem")
+    own.add_argument("--prompt", default=None, help="the question; unset: the first test problem")
     own.add_argument(
         "--sampled",
         action="store_true",

@@ -97,8 +97,7 @@ def read_pairs(path: Path) -> Dataset:
     try:
         return Dataset.from_list(read_jsonl(str(path), to_pair, f"lines that are {wanted}", option))
     except (OSError, ValueError) as error:
-        reason = str(error).removeprefix(f"{option}: ").removeprefix(f"{path}, ")
-        raise ConfigError(f"{option}={str(path)!r}: {reason}") from error
+        raise ConfigError(str(error)) from error
 
 
 def _flaw_of(pair: Pair) -> str | None:

@@ -35,7 +35,9 @@ def check_reads(rewards: Mapping[str, Reward], columns: Sequence[str]) -> None:
         parameters = reads(reward).values()
         if any(p.kind is p.POSITIONAL_ONLY for p in parameters):
             raise ConfigError(f"task.reward: {name} takes arguments by position alone; TRL calls it by their names")
-        needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        needed = [
+            p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ]
         missing = [one for one in needed if one not in available]
         if missing:
             found = ", ".join(column for column in columns if column in available)

@@ -65,7 +65,7 @@ def test_rewards_keep_their_order_and_the_usual_ones_are_those_that_a_task_has(l
     assert list(choose(None, {"format": len, "other": len, "correctness": len}, "x")) == ["correctness", "format"]
     with pytest.raises(ConfigError, match="name some of other"):
         choose(None, {"other": len}, "x")
-    with pytest.raises(ConfigError, match=r"task\.reward='x': expected some of other \(task y\), or a function of you"):
+    with pytest.raises(ConfigError, match=r"task\.reward='x': expected some of other \(task y\), or a function"):
         choose(["x"], {"other": len}, "y")
 
 
@@ -94,9 +94,15 @@ def test_an_async_reward_without_kwargs_stays_one():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("missing", r"task\.reward: missing reads 'solution', which it will not get; .* the data: answer, level, cluste"),
+        (
+            "missing",
+            r"task\.reward: missing reads 'solution', which it will not get; .* answer, level, cluster",
+        ),
         ("positional", "positional takes arguments by position alone"),
-        ("broken", "broken raised AttributeError: 'str' object has no attribute 'no_such_thing'; it was called with \['A"),
+        (
+            "broken",
+            "broken raised AttributeError: 'str' object has no attribute 'no_such_thing'; it was called with \['A",
+        ),
         ("messages", "messages raised TypeError: string indices"),
         ("short", "short returned 1 values for 2 completions"),
     ],
