@@ -13,7 +13,7 @@ from trainers.settings.parser import read
 
 
 def main(argv: list[str]) -> None:
-    """Complete one prompt and print the canvas after each evaluation, then the text; if sampled also log p of its path."""
+    """Complete one prompt and print the canvas after each evaluation, the text and, if sampled, log p of its path."""
     own = OptionParser(__doc__)
     own.add_argument("--prompt", default=None, help="the question; unset: the first test problem")
     own.add_argument(
