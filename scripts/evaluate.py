@@ -71,6 +71,8 @@ def main(argv: list[str]) -> None:
     evaluators = [build_evaluator(row.config, task, problems) for row in swept]
     work = Work(evaluators, policy, list(dict.fromkeys(options.decodings)), options.repeats)
     work.check()
+    if options.pass_at and task.verify is None:
+        raise ConfigError(f"--pass_at {max(options.pass_at)}: only rewards judge here, and none says what is right")
     data, weights = data_hash(problems), weights_hash(policy.model)
     if len(set(processes.gather(weights))) > 1:
         raise ConfigError(

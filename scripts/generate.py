@@ -1,6 +1,6 @@
 """Complete a prompt, and show the denoising step by step.
 
-    python scripts/generate.py configs/trajectory_nelbo_gsm8k.yaml --prompt "Sara has 6 boxes with 2 apples in each box. ..."
+    python scripts/generate.py configs/trajectory_nelbo_gsm8k.yaml --prompt "Sara has 6 boxes with 2 apples ..."
 
 Every line is the canvas after one evaluation of the model; new tokens are bold, masked positions are shaded.
 """
@@ -12,11 +12,11 @@ from trainers.commands import OptionParser, main_or_one_line
 
 
 def main(argv: list[str]) -> None:
-    """Complete one prompt and print the canvas after each evaluation, then the text and, if it is sampled, log p of its path in nats."""
+    """Complete one prompt and print the canvas after each evaluation, the text and, if sampled, log p of its path."""
     own = OptionParser(__doc__)
     own.add_config()
     own.add_argument(
-        "--prompt", default=None, help="The question, for which no data is read. Unset: the first test problem."
+        "--prompt", default=None, help="The question. Unset: the first test problem."
     )
     own.add_argument(
         "--sampled",

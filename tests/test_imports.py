@@ -16,7 +16,7 @@ LEARNING = {"accelerate", "datasets", "huggingface_hub", "peft", "safetensors", 
 LEARNING |= {"trl"}
 PLUMBING = {"jaxtyping", "lm_eval", "math_verify", "matplotlib", "numpy", "rich", "tqdm", "yaml"}
 
-TASK_FOLDERS = {"word_problems", "countdown", "sudoku", "math", "code"}
+TASK_FOLDERS = {"word_problems", "countdown", "sudoku", "math", "code", "own"}
 TASK_FILES = {"__init__"}  # of trainers/tasks, besides what tasks share
 SHARED_BY_TASKS = {"arithmetic", "clustering", "generating", "hub", "messages", "sources", "training_data", "verdicts"}
 

@@ -68,6 +68,11 @@ def build_trainer(
             reward_time_limit=config.task.reward_time_limit,
         )
     elif isinstance(args, DiffusionDPOConfig):
+        if task.verify is None and args.preference_files is None and args.preference_dataset is None:
+            raise ConfigError(
+                "preferences: own completions are paired by which of them are right, and only rewards judge here: set "
+                "preferences.data_files, or task.reward=correctness and a column answer"
+            )
         pairs = preference_pairs(config, splits, policy, build_evaluator(config, task, validation))
         trainer = DiffusionDPOTrainer(policy, args, pairs["train"], pairs.get("validation"), peft_config=adapter)
     else:

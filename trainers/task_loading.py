@@ -56,7 +56,7 @@ class Task:
         module: ours or the user's.
         rewards: those that were chosen, by name, in the order of training.reward_weights.
         verify: (completion, answer) -> verdict; None: only rewards judge.
-        judge: the rewards of the user's own files, whose means are measured on held-out problems; None: there are none.
+        judge: the rewards of the user's own files, whose means are measured on held-out problems; None: none.
     """
 
     module: ModuleType

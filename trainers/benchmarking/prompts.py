@@ -28,7 +28,7 @@ def read_problems(path: Path) -> list[tuple[str, str]]:
 
 def _to_problem(row: object, where: str) -> tuple[str, str]:
     if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("question", "answer")):
-        raise ValueError(f'--data {where}: expected {{"question": ..., "answer": ...}}')
+        raise ValueError(f'{where}: expected {{"question": ..., "answer": ...}}')
     return build_prompt(row["question"]), row["answer"]
 
 

@@ -58,11 +58,6 @@ def preference_pairs(
     assert isinstance(args, DiffusionDPOConfig)
     found = _from_elsewhere(args)
     if found is None:
-        if evaluator.task.verify is None:
-            raise ConfigError(
-                "preferences: own completions are paired by which of them are right, and only rewards judge here: set "
-                "preferences.data_files, or task.reward=correctness and a column answer"
-            )
         wanted = ["train", *(["validation"] if args.evaluates else [])]
         return {name: own_pairs(config, name, splits[name], policy, evaluator) for name in wanted}
     held_out = {_key(prompt) for name in HELD_OUT for prompt in splits[name]["prompt"]}
@@ -102,8 +97,7 @@ def read_pairs(path: Path) -> Dataset:
     try:
         return Dataset.from_list(read_jsonl(str(path), to_pair, f"lines that are {wanted}", option))
     except (OSError, ValueError) as error:
-        reason = str(error).removeprefix(f"{option}: ").removeprefix(f"{path}, ")
-        raise ConfigError(f"{option}={str(path)!r}: {reason}") from error
+        raise ConfigError(str(error)) from error
 
 
 def _flaw_of(pair: Pair) -> str | None:

@@ -103,7 +103,9 @@ def notes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         f"gain: mean over problems of after - before, in points, with its paired 95% interval; accuracies with their "
         f"95% {before['interval']} intervals. p: McNemar's exact test of the problems that only one of them solves."
     ]
-    if not independent(before["clusters"].split()):
+    if not any(before["rows"][0]["outcomes"].values()):
+        found = ["gain: mean over problems of after - before, in the reward's unit, with its paired 95% interval."]
+    elif not independent(before["clusters"].split()):
         found.append(
             f"The {before['problems']} problems are {before['independent_clusters']} independent clusters. McNemar's "
             "test counts every problem as independent and so its p is too small: trust the interval, which does not."

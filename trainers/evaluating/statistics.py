@@ -22,6 +22,7 @@ import numpy as np
 
 from trainers.tasks.verdicts import is_reward
 
+Values = Sequence[float | None]  # None: not known
 Z95 = 1.96  # normal quantile of a two-sided 95% interval
 
 
@@ -57,7 +58,7 @@ def change_text(measure: str, entry: Mapping[str, float]) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def mean_of(values: Sequence[float | None], clusters: Sequence[Hashable]) -> Mean:
+def mean_of(values: Values, clusters: Sequence[Hashable]) -> Mean:
     """Mean of the known values with 1.96 clustered standard errors; NaN where none is known."""
     kept = [(value, cluster) for value, cluster in zip(values, clusters, strict=True) if value is not None]
     if not kept:
@@ -72,9 +73,7 @@ def means_of(repetitions: Sequence[Sequence[float | None]]) -> list[float | None
     return [sum(column) / len(column) if column else None for column in known]
 
 
-def change_of_mean(
-    before: Sequence[float | None], after: Sequence[float | None], clusters: Sequence[Hashable]
-) -> Mean:
+def change_of_mean(before: Values, after: Values, clusters: Sequence[Hashable]) -> Mean:
     """`mean_of` after - before, of the problems whose both values are known."""
     pairs = zip(before, after, strict=True)
     return mean_of([None if None in (old, new) else new - old for old, new in pairs], clusters)

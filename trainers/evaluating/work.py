@@ -50,8 +50,12 @@ class Work:
     repeats: int
 
     def check(self) -> None:
-        """Raise ConfigError for a row that cannot be sampled with this model."""
+        """Raise ConfigError for a row that cannot be sampled with this model, or scored."""
         for evaluator in self.evaluators:
+            if evaluator.task.verify is None and evaluator.judge is None:
+                raise ConfigError(
+                    "task.reward: nothing scores the texts; the data has no column answer, and no reward is named"
+                )
             for decoding in self.decodings:
                 try:
                     evaluator.sampler(self.policy, temperature(evaluator, decoding))

@@ -175,7 +175,8 @@ def _draw_interval_points(axes: Axes, names: list[str], when: str, entries: Mapp
         ends = [abs(scale * entry[end] - value) if is_number(entry[end]) else 0.0 for end in ("low", "high")]
         label = when if name == next(iter(entries)) else None
         axes.errorbar(x, value, [[ends[0]], [ends[1]]], fmt="o", color=colour, capsize=4, linewidth=2, label=label)
+        written = f"{value:.3g}" if scale == 1 else f"{value:.1f}"
         axes.annotate(
-            f"{value:.3g}" if scale == 1 else f"{value:.1f}", (x, value), (-7 if side == "right" else 7, 0), textcoords="offset points", ha=side,
+            written, (x, value), (-7 if side == "right" else 7, 0), textcoords="offset points", ha=side,
             va="center", color=colour,
         )  # fmt: skip

@@ -1,5 +1,4 @@
-"""Held-out accuracy and rewards before and after a run: the table for the terminal, the numbers and the samples for the
-report."""
+"""Held-out accuracy and rewards before and after a run: for the terminal, and numbers and samples for the report."""
 
 from typing import Any
 

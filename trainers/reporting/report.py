@@ -102,10 +102,9 @@ def _findings(directory: Path, log_history: Log, held_out: Mapping[str, Any]) ->
 
 def _measured_sections(found: _Findings, held_out: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, str]:
     """The sections that hold numbers: heading -> markdown."""
+    measured = "Held-out rewards" if only_rewards(held_out.get("after") or ()) else "Held-out accuracy"
     return {
-        "Held-out rewards" if only_rewards(held_out.get("after") or ()) else "Held-out accuracy": held_out_table(
-            held_out
-        ),
+        measured: held_out_table(held_out),
         "Rewards and strict accuracy": rewards_section(found.summary, held_out, found.rewards),
         "Curves": f"![curves of the run]({CURVES})",
         "Metrics over the run": metrics_over_run(found.picked, found.columns),

@@ -76,15 +76,8 @@ def held_out_table(held_out: Mapping[str, Any]) -> str:
         entry = (held_out.get(when) or {}).get(name)
         return form(name, entry) if entry else ABSENT
 
-    table = [
-        (
-            name,
-            cell("before", name, score_text),
-            cell("after", name, score_text),
-            cell("difference", name, change_text),
-        )
-        for name in names
-    ]
+    forms = {"before": score_text, "after": score_text, "difference": change_text}
+    table = [(name, *(cell(when, name, form) for when, form in forms.items())) for name in names]
     rewards = any(map(is_reward, names))
     header = ("measured", "before [95%]", "after [95%]", f"difference{'' if rewards else ', points'} [95%]")
     return markdown_table(header if rewards else ("accuracy", *header[1:]), table) if table else "Not measured."

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerState
 
 from trainers.rewarding.arguments import Reward, reads
-from trainers.rewarding.guard import Fault, Values, guard, ignore
+from trainers.rewarding.guard import GuardedReward, Values, guard, ignore
 from trainers.settings.options import ConfigError
 
 Columns = Mapping[str, Sequence[Any]]
@@ -42,7 +42,8 @@ class RewardJudge:
         """
         found: dict[str, Values] = {}
         for name, reward in self.rewards.items():
-            values, faults = self.call(reward, prompts, completions, ids, columns)
+            values, guarded = self.call(reward, prompts, completions, ids, columns)
+            faults = guarded.faults
             found[name] = [None if i in faults else value for i, value in enumerate(values)]
             if faults:
                 logger.warning(
@@ -61,8 +62,8 @@ class RewardJudge:
         completions: Sequence[str],
         ids: Sequence[Sequence[int]],
         columns: Columns,
-    ) -> tuple[Values, dict[int, Fault]]:
-        """One reward's values, and how it failed, by completion; it gets what TRL gives."""
+    ) -> tuple[Values, GuardedReward]:
+        """One reward's values, and its guard, which knows what failed; it gets what TRL gives."""
         guarded = guard(reward, self.seconds)
         values = guarded(
             prompts=list(prompts),
@@ -73,7 +74,7 @@ class RewardJudge:
             log_metric=ignore,
             **{name: list(column) for name, column in columns.items() if name not in ("prompt", "completion")},
         )
-        return (asyncio.run(_awaited(values)) if inspect.isawaitable(values) else values), guarded.faults
+        return (asyncio.run(_awaited(values)) if inspect.isawaitable(values) else values), guarded
 
 
 async def _awaited(values: Any) -> Any:
@@ -94,6 +95,7 @@ def try_once(judge: RewardJudge, prompts: Sequence[str], columns: Columns) -> No
     for name, reward in judge.rewards.items():
         if "completion_ids" in reads(reward):
             continue
-        _, faults = judge.call(reward, prompts, completions, [[]] * len(completions), columns)
-        for row, fault in faults.items():
-            raise ConfigError(f"task.reward: {name} {fault.message}; it was called with {completions[row]!r}")
+        _, guarded = judge.call(reward, prompts, completions, [[]] * len(completions), columns)
+        for fault in (guarded.repeated, *guarded.faults.values()):
+            if fault is not None:
+                raise ConfigError(f"task.reward: {name} {fault.message}; it was called with {completions!r}")

@@ -57,18 +57,18 @@ def read_jsonl(
         ValueError: a line is malformed, or there is none.
     """
     check_file(path, expected, option)
-    rows = [to_row(raw, where) for raw, where in _records(path)]
+    rows = [to_row(raw, where) for raw, where in _records(path, option)]
     if not rows:
         raise ValueError(f"{option}: {path} has no rows; expected {expected}")
     return rows
 
 
-def _records(path: str) -> Iterator[tuple[object, str]]:
+def _records(path: str, option: str) -> Iterator[tuple[object, str]]:
     with open(path, "rb") as lines:  # bytes: a line that is not UTF-8 then fails with its line number
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            where = f"{path}, line {number}"
+            where = f"{option}: {path}, line {number}"
             try:
                 raw = json.loads(line)
             except (ValueError, RecursionError) as error:

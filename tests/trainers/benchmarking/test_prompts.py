@@ -28,5 +28,5 @@ def test_real_prompts_are_padded_and_cut_on_the_left(tokenizer):
 def test_a_file_of_something_else_is_one_clear_error(text, tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="expected a file with lines"):
+    with pytest.raises(ConfigError, match=r"--data: .*data\.jsonl, line 1: expected"):
         read_problems(path)

@@ -119,7 +119,7 @@ def test_loss_writes_every_form(benchmark, tmp_path):
         (["rollout", "--vocabulary", "10"], "--vocabulary 10: expected at least the tokenizer's"),
         (["loss", "--share", "0"], "--share 0.0: expected at most 1"),
         (["loss", "--batch_size", "0"], "--batch_size"),
-        (["init", "folder", "--data", "nowhere.jsonl"], "--data nowhere.jsonl: expected a file"),
+        (["init", "folder", "--data", "nowhere.jsonl"], "--data: nowhere.jsonl is not a file; expected lines"),
     ],
 )
 def test_bad_input_is_one_clear_error(benchmark, argv, message):

@@ -16,10 +16,13 @@ from trainers.evaluating.evaluation import Answer, Evaluator
 from trainers.experiment import build_evaluator, build_trainer, load_experiment_policy
 from trainers.settings.config import parse
 from trainers.settings.options import ConfigError
+from trainers.task_loading import Task
 from trainers.tasks import gsm8k
 from trainers.tasks.verdicts import Verdict
 
 PROBLEMS, SAMPLES = 8, 3  # the embedded model solves about half of the problems
+
+GSM8K = Task(gsm8k, gsm8k.REWARDS, gsm8k.verify)
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ def own(experiment):
 
 def made(config, splits, policy=None):
     policy = policy or load_experiment_policy(config, splits["train"])
-    return preference_pairs(config, splits, policy, build_evaluator(config, gsm8k, splits["validation"]))
+    return preference_pairs(config, splits, policy, build_evaluator(config, GSM8K, splits["validation"]))
 
 
 def written(tmp_path, rows, name="pairs.jsonl"):
@@ -115,7 +118,7 @@ def test_own_pairs_are_those_of_the_samples_of_an_evaluation(own, splits):
     config = own()
     policy = load_experiment_policy(config, splits["train"])
     problems = splits["train"].select(range(PROBLEMS))
-    evaluator = build_evaluator(config, gsm8k, problems)
+    evaluator = build_evaluator(config, GSM8K, problems)
     rounds = [evaluator.answer(policy, 1.0, range(PROBLEMS), repetition) for repetition in range(SAMPLES)]
     expected = [
         {"prompt": problems[i]["prompt"], "chosen": chosen, "rejected": rejected}
@@ -153,7 +156,7 @@ def test_no_pairs_at_all_is_an_error_that_counts(own, splits):
     config = own()
     policy = load_experiment_policy(config, splits["train"])
     wrong = SimpleNamespace(verify=lambda completion, answer: Verdict(strict=False, lenient=True))
-    evaluator = build_evaluator(config, wrong, splits["validation"])
+    evaluator = build_evaluator(config, Task(gsm8k, {}, wrong.verify), splits["validation"])
     with pytest.raises(ConfigError, match=rf"{PROBLEMS} problems, 0 with a pair, 0 all right, {PROBLEMS} all wrong"):
         own_pairs(config, "train", splits["train"], policy, evaluator)
 
@@ -202,8 +205,10 @@ def test_pairs_of_a_file_train_without_the_held_out_prompts(experiment, splits, 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "no pairs"),
-        ("{", "line 1: expected a JSON object with prompt, chosen, rejected"),
+        ("", "has no rows"),
+        ("{", "line 1: expected one JSON object per line"),
+        ("{}", "line 1: expected a JSON object with prompt, chosen, rejected"),
+        ('\n{"prompt": "a", "chosen": "b", "rejected": null}', "line 2: rejected is None"),
         ('["prompt"]\n', "line 1: expected a JSON object"),
         ('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": "b"}', "line 2: expected a JSON"),
         ('{"prompt": "a", "chosen": "b", "rejected": "b"}', "line 1: chosen and rejected are equal"),
@@ -214,9 +219,18 @@ def test_malformed_file_is_one_clear_error(tmp_path, text, said):
     path.write_text(text)
     with pytest.raises(ConfigError) as error:
         read_pairs(path)
-    assert str(error.value).startswith(f"preferences.data_files={str(path)!r}") and said in str(error.value)
-    with pytest.raises(ConfigError, match="No such file"):
+    assert str(error.value).startswith(f"preferences.data_files: {path}") and said in str(error.value)
+    with pytest.raises(ConfigError, match=r"missing\.jsonl is not a file"):
         read_pairs(tmp_path / "missing.jsonl")
+
+
+def test_lines_are_read_as_editors_write_them(tmp_path):
+    """A byte-order mark, blank lines, and a line separator inside a text, which is no end of a line."""
+    path = tmp_path / "pairs.jsonl"
+    pair = {"prompt": "a\u2028b", "chosen": "c\x85", "rejected": "d"}
+    line = json.dumps(pair, ensure_ascii=False)
+    path.write_text(f"\ufeff{line}\n\n{line}\n", encoding="utf-8")
+    assert read_pairs(path).to_list() == [pair, pair]
 
 
 CHAT = [{"role": "system", "content": "Count."}, {"role": "user", "content": "How many?"}]
@@ -271,7 +285,7 @@ def test_validation_without_validation_pairs_is_refused(experiment, splits, tmp_
 def test_an_experiment_trains_on_its_own_pairs(own, splits):
     config = own("--per_device_train_batch_size", "2")
     policy = load_experiment_policy(config, splits["train"])
-    trainer = build_trainer(config, gsm8k, splits, policy)
+    trainer = build_trainer(config, GSM8K, splits, policy)
     assert trainer.train_dataset.info.description.endswith("all wrong")
     before = policy.model.lm_head.weight.clone()
     trainer.train()

@@ -19,7 +19,7 @@ FOLDERS = (
 
 def test_every_task_is_found_under_its_name():
     assert {name: task.NAME for name, task in TASKS.items()} == {name: name for name in TASKS}
-    assert list(TASKS) == ["gsm8k", "svamp", "countdown", "sudoku", "math", "code"]
+    assert list(TASKS) == ["gsm8k", "svamp", "countdown", "sudoku", "math", "code", "own"]
     assert all(getattr(trainers.tasks, name) is task for name, task in TASKS.items())
 
 

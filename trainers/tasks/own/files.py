@@ -11,6 +11,7 @@ import datasets
 from trainers.tasks.own.rows import Reader, Row
 from trainers.tasks.sources import check_file, read_jsonl
 
+OPTION = "task.data_files"
 EXPECTED = "a .jsonl, .json, .csv or .parquet file with a column prompt or messages"
 
 
@@ -26,10 +27,10 @@ def read_file(path: str, to_row: Reader) -> list[Row]:
     if kind == ".jsonl" or (kind == ".json" and not _is_list(path)):
         return read_jsonl(path, to_row, EXPECTED)
     if kind not in READERS:
-        raise ValueError(f"task.data_files: {path} ends in {kind or 'nothing'!r}; expected {EXPECTED}")
+        raise ValueError(f"{OPTION}: {path} ends in {kind or 'nothing'!r}; expected {EXPECTED}")
     rows = [to_row(record, where) for record, where in READERS[kind](path)]
     if not rows:
-        raise ValueError(f"task.data_files: {path} has no rows; expected {EXPECTED}")
+        raise ValueError(f"{OPTION}: {path} has no rows; expected {EXPECTED}")
     return rows
 
 
@@ -42,9 +43,9 @@ def _json_list(path: str) -> Iterator[tuple[Any, str]]:
     try:
         records = json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"task.data_files: {path} is not JSON ({error}); expected {EXPECTED}") from error
+        raise ValueError(f"{OPTION}: {path} is not JSON ({error}); expected {EXPECTED}") from error
     for number, record in enumerate(records, start=1):
-        yield record, f"{path}, record {number}"
+        yield record, f"{OPTION}: {path}, record {number}"
 
 
 def _csv(path: str) -> Iterator[tuple[Row, str]]:
@@ -53,22 +54,22 @@ def _csv(path: str) -> Iterator[tuple[Row, str]]:
         reader = csv.DictReader(file, restkey="", strict=True)
         try:
             for record in reader:
-                where = f"{path}, line {reader.line_num}"
+                where = f"{OPTION}: {path}, line {reader.line_num}"
                 if "" in record or None in record.values():
                     raise ValueError(f"{where}: expected {len(reader.fieldnames or ())} values, as in the first line")
                 yield record, where
         except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+            raise ValueError(f"{OPTION}: {path}, line {reader.line_num}: {error}") from error
 
 
 def _parquet(path: str) -> Iterator[tuple[Row, str]]:
     try:
         table = datasets.Dataset.from_parquet(path)
     except Exception as error:  # of whichever library reads it
-        raise ValueError(f"task.data_files: {path} is no parquet file ({error})") from error
+        raise ValueError(f"{OPTION}: {path} is no parquet file ({error})") from error
     assert isinstance(table, datasets.Dataset)
     for number, record in enumerate(table, start=1):
-        yield dict(record), f"{path}, row {number}"
+        yield dict(record), f"{OPTION}: {path}, row {number}"
 
 
 READERS: dict[str, Callable[[str], Iterator[tuple[Any, str]]]] = {

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow
 
 from trainers.tasks.hub import read_hub
 from trainers.tasks.own.files import read_file
@@ -127,8 +126,8 @@ def _dataset(rows: list[Row]) -> datasets.Dataset:
     values = {name: [row.get(name) for row in rows] for name in names}
     for name, column in values.items():
         try:
-            pyarrow.array(column)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, TypeError) as error:
+            datasets.Dataset.from_dict({name: column})
+        except (ValueError, TypeError) as error:  # of pyarrow
             kinds = sorted({type(value).__name__ for value in column})
             raise ValueError(
                 f"task.data_files: column {name!r} holds values of different kinds ({', '.join(kinds)}); expected one"
