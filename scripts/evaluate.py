@@ -49,6 +49,7 @@ def main(argv: list[str]) -> None:
     from trainers.evaluating.sweeps import rows
     from trainers.evaluating.work import Work
     from trainers.experiment import build_evaluator, load_experiment_policy, load_task
+    from trainers.reporting.terminal_table import print_table
     from trainers.saving.environment import VERSIONS, environment
 
     swept = rows(rest, options.sweep)
@@ -82,7 +83,7 @@ def main(argv: list[str]) -> None:
         answers = work.do(journal, processes, lambda done, all: progress.update(bar, completed=done, total=all))
     if processes.first:
         found = Found.of(swept, work, answers, sorted(set(options.pass_at)), options.split)
-        Console().print(found.table())
+        print_table(Console(), found.table(), keys=len(swept[0].changes) + 1)
         if options.json:
             write_record(options.json, found.describe(data, weights, options.texts))
     if processes.count > 1:
