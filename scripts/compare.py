@@ -29,6 +29,7 @@ def main(argv: list[str]) -> None:
     # only now: these take seconds to import, which a typo does not wait for
     from trainers.evaluating.comparison import compare, describe, notes
     from trainers.evaluating.record import read_record, write_record
+    from trainers.reporting.terminal_table import print_table
 
     before, after = read_record(options.before), read_record(options.after)
     found, said = compare(before, after), notes(before, after)
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> None:
     for paired in found:
         table.add_row(*paired.cells())
     console = Console()
-    console.print(table)
+    print_table(console, table, keys=len(found[0].changes) + 1)
     for note in said:
         console.print(note, soft_wrap=True)
     if options.json:

@@ -46,7 +46,6 @@ def main(argv: list[str]) -> None:
 
     # only now: these take seconds to import, which a typo does not wait for
     import torch.distributed as dist
-    from rich.progress import Progress
     from transformers import set_seed
 
     from trainers.distributed.processes import Processes
@@ -56,6 +55,8 @@ def main(argv: list[str]) -> None:
     from trainers.evaluating.sweeps import rows
     from trainers.evaluating.work import Work
     from trainers.experiment import build_evaluator, load_experiment_policy, load_task
+    from trainers.reporting.console import counting
+    from trainers.reporting.terminal_table import print_table
     from trainers.saving.environment import VERSIONS, environment
 
     swept = rows([options.config, *overrides], options.sweep)
@@ -86,12 +87,11 @@ def main(argv: list[str]) -> None:
         "versions": {name: environment()[name] for name in VERSIONS},
     }
     journal = Journal(journal_path(options.json), identity) if options.json else None
-    with Progress(transient=True, disable=not processes.first) as progress:
-        bar = progress.add_task("batches")
-        answers = work.do(journal, processes, lambda done, all: progress.update(bar, completed=done, total=all))
+    with counting("batches", quiet=not processes.first) as say:
+        answers = work.do(journal, processes, say)
     if processes.first:
         found = Found.of(swept, work, answers, sorted(set(options.pass_at)), options.split)
-        Console().print(found.table())
+        print_table(Console(), found.table(), keys=len(swept[0].changes) + 1)
         if options.json:
             write_record(options.json, found.describe(data, weights, options.texts))
     if processes.count > 1:

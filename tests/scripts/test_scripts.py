@@ -40,7 +40,11 @@ def check_outputs(work, stdout, trainer):
     out = work / "out"
     report = (out / "report.md").read_text()
     assert f"report: {Path('out') / 'report.md'}" in stdout.replace("\n", "")
-    assert "held-out accuracy before" in stdout and "held-out accuracy after" in stdout
+    assert re.search(r"held-out accuracy +before +\n", stdout) and re.search(
+        r"accuracy +before +after +points", stdout
+    )
+    assert max(map(len, stdout.splitlines())) <= 80 and "\r" not in stdout, "a file has no bar and no broken lines"
+    assert re.search(rf"run +{trainer} on gsm8k, seed 0", stdout) and "nelbo" in stdout
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+\.png)\)", report)
     assert pictures, "the report shows its curves"
     for picture in pictures:
@@ -72,9 +76,13 @@ def test_recorded_config_repeats_the_run(grpo, tmp_path):
 
 def test_finished_run_can_be_prolonged(grpo, tmp_path):
     work, _ = grpo
-    stdout = fork("train.py", "out/config.yaml", "--resume_from_checkpoint", "true", "--max_steps", "3", cwd=work)
+    before = json.loads((work / "out" / "results.json").read_text())["held_out"]["before"]
+    more = ("--resume_from_checkpoint", "true", "--max_steps", "3", "--eval_before", "false")
+    stdout = fork("train.py", "out/config.yaml", *more, cwd=work)
     assert (work / "out" / "checkpoint-3").is_dir()
-    assert "held-out accuracy after" in stdout
+    assert re.search(r"starts +from out/checkpoint-2", stdout)
+    held_out = json.loads((work / "out" / "results.json").read_text())["held_out"]
+    assert held_out["before"] == before and "difference" in held_out, "what the first start measured"
 
 
 def test_sft_run_leaves_report_curves_results_config_and_weights(write):

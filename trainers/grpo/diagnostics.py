@@ -17,6 +17,9 @@ from torch.optim import Optimizer
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainers.grpo.flat_reward import NO_SIGNAL, FlatReward
+from trainers.settings.grpo import ImprovedDiffuGRPOConfig
+
 DIAGNOSTICS = "diagnostics/"  # prefix of the keys
 GRADIENT_SIGNAL = DIAGNOSTICS + "gradient_signal"
 GRADIENT_NOISE_SCALE = DIAGNOSTICS + "gradient_noise_scale"  # sequences; depends on the task, so it has no range
@@ -192,7 +195,7 @@ HEALTHY = {
         "`model.lora_dropout` 0, and `model.dtype` float32 (`training.bf16` false)",
     ),
     # Such groups have advantage 0 (DAPO, 2503.14476): above 0.8 a rollout trains on less than a fifth of its cost.
-    "frac_reward_zero_std": Range(
+    NO_SIGNAL: Range(
         None,
         0.8,
         "most groups have equal rewards and teach nothing; where all are solved make the task harder, where none is "
@@ -220,8 +223,9 @@ HEALTHY = {
 class DiagnosticsCallback(TrainerCallback):
     """Warns, in one line of the logger, when the mean of a metric over `WINDOW` rows of the log leaves its range.
 
-    Once a metric, and again only after such a mean has been back in the range. Nothing of it is in checkpoints: a
-    resumed run starts with empty windows.
+    Once a metric, and again only after such a mean has been back in the range. A run whose first rollouts have no
+    signal at all is told sooner (`FlatReward`). Nothing of it is in checkpoints: a resumed run starts with empty
+    windows.
 
     Args:
         ranges: what is watched, by the name in the log; a metric that is not logged is not judged.
@@ -234,6 +238,7 @@ class DiagnosticsCallback(TrainerCallback):
     def _forget(self) -> None:
         self._recent: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in self.ranges}
         self._warned: set[str] = set()
+        self._first = FlatReward()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -252,6 +257,10 @@ class DiagnosticsCallback(TrainerCallback):
         """Put a row of the log into the windows, on the main process, and judge the mean of each that is full."""
         if not state.is_world_process_zero or logs is None:
             return
+        flat = self._first.look(logs, args) if isinstance(args, ImprovedDiffuGRPOConfig) else None
+        if flat is not None:
+            self._warned.add(NO_SIGNAL)  # it says the same, and more
+            _say("warning: step %d: %s", state.global_step, flat)
         for name, recent in self._recent.items():
             if name in logs:
                 recent.append(math.nan if logs[name] is None else logs[name])  # transformers logs None for NaN
@@ -264,14 +273,11 @@ class DiagnosticsCallback(TrainerCallback):
             self._warned.discard(name)
         elif name not in self._warned:
             self._warned.add(name)
-            # above the progress bar, as LineProgress writes
-            with logging_redirect_tqdm():
-                logger.warning(
-                    "warning: step %d: %s averages %.3g over the last %d rows of the log, healthy is %s: %s",
-                    step,
-                    name,
-                    mean,
-                    WINDOW,
-                    healthy,
-                    healthy.advice,
-                )
+            text = "warning: step %d: %s averages %.3g over the last %d rows of the log, healthy is %s: %s"
+            _say(text, step, name, mean, WINDOW, healthy, healthy.advice)
+
+
+def _say(text: str, *values: object) -> None:
+    """A warning above the progress bar, as the lines of the log are."""
+    with logging_redirect_tqdm():
+        logger.warning(text, *values)

@@ -16,6 +16,7 @@ from trainers.reporting.figures import (
     ORANGE,
     RED,
     REWARD_COLOURS,
+    SKY,
     draw_line,
     label_axes,
     new_figure,
@@ -28,6 +29,9 @@ from trainers.tasks.verdicts import is_reward, only_rewards
 
 # when it was measured -> colour, place beside its tick, side of its label
 WHEN = {"before": (RED, -0.13, "right"), "after": (BLUE, 0.13, "left")}
+
+# of evaluations during training, dotted: key -> label, colour
+VALIDATED = (("eval_reward", "reward, validation", SKY), ("eval_" + STRICT, "strict accuracy, validation", RED))
 
 
 def draw_curves(log_history: Log, path: str | Path, held_out: Mapping[str, Any] | None) -> None:
@@ -53,7 +57,7 @@ def curves_png(log_history: Log, path: str | Path, held_out: Mapping[str, Any] |
     rows = training_rows(log_history)
     figure = new_figure(12, 9)
     (reward, bound), (ratio, accuracy) = figure.subplots(2, 2)
-    _draw_rewards(reward, rows)
+    _draw_rewards(reward, rows, log_history)
     _draw_bound(bound, rows)
     _draw_ratio(ratio, rows)
     _draw_held_out(accuracy, held_out or {})
@@ -96,11 +100,14 @@ def preference_curves_png(log_history: Log, path: str | Path) -> None:
     save_figure(figure, path)
 
 
-def _draw_rewards(axes: Axes, rows: Log) -> None:
+def _draw_rewards(axes: Axes, rows: Log, log_history: Log) -> None:
     label_axes(axes, "Reward", "mean reward per completion")
     for index, (key, name) in enumerate(reward_means(rows).items()):
         draw_line(axes, rows, key, REWARD_COLOURS[index % len(REWARD_COLOURS)], label=name, width=1.2)
     draw_line(axes, rows, "reward", BLUE, label="reward (total)", width=2.4)
+    for key, name, colour in VALIDATED:
+        if has(log_history, key):
+            draw_line(axes, log_history, key, colour, label=name, width=1.6, style=":")
     if has(rows, STRICT):  # dashed: where correctness is rewarded the two lines are one
         draw_line(axes, rows, STRICT, "black", label="strict accuracy", width=1.6, style="--")
     axes.margins(y=0.1)

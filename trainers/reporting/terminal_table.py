@@ -1,5 +1,7 @@
-"""The table that ends a run in the terminal: the last value of every metric, in groups."""
+"""Tables in the terminal: the one that ends a run, the last value of every metric, and tables that may be too wide."""
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from trainers.reporting.history import Log, is_number, training_rows
@@ -15,6 +17,29 @@ GROUPS = {
     "time": ("step_time", "time/", "loss/"),
     "optimiser": ("loss", "grad_norm", "learning_rate"),
 }
+
+
+def print_table(console: Console, table: Table, keys: int) -> None:
+    """Print a table, or where it is wider than the terminal a block a row, so that no number is cut.
+
+    Args:
+        console: where to.
+        table: of texts.
+        keys: how many columns at its left name a row.
+    """
+    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+        return console.print(table)
+    plain = {"markup": False, "highlight": False, "soft_wrap": True}
+    if table.title:
+        console.print(table.title, style="bold", **plain)
+    headings = [str(column.header) for column in table.columns]
+    widest = max(map(len, headings[keys:]))
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        named = zip(headings[:keys], row[:keys], strict=True)
+        console.print(", ".join(f"{heading} {cell}".strip() for heading, cell in named), style="bold", **plain)
+        for heading, cell in zip(headings[keys:], row[keys:], strict=True):
+            console.print(f"  {heading:<{widest}}  {' / '.join(str(cell).splitlines())}", **plain)
+    return None
 
 
 def metrics_table(log_history: Log) -> Table:

@@ -28,6 +28,12 @@ class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):  # pyright: ignor
     disable_dropout: bool = option(
         "training", True, "Dropout would move the policy ratio away from 1 without any update."
     )
+    num_completions_to_print: int | None = option(
+        "training",
+        4,
+        "With log_completions: completions in the table after a log entry, drawn from the last rollout. TRL prints "
+        "all of them.",
+    )
     remove_unused_columns: bool | None = option(
         "training", False, "Drop dataset columns but the prompt; rewards need the others."
     )

@@ -60,3 +60,18 @@ def test_a_supervised_run_gets_the_supervised_picture(tmp_path):
     report = write(tmp_path, log_history=sft_log())
     assert ink(tmp_path / "curves.png")[0] == (1200, 500)
     assert cells(report, "100") == ["100", "2", "100"]
+
+
+@pytest.mark.parametrize("key", ["eval_reward", "eval_accuracy/strict"])
+def test_validation_during_training_is_a_curve_beside_the_rewards(tmp_path, key):
+    log = [row for row in grpo_log() if "eval_reward" not in row]
+    for name, more in (("without", []), ("with", [{"step": 100, key: 0.4}, {"step": 200, key: 0.6}])):
+        curves_png([*log, *more], tmp_path / f"{name}.png", None)
+    assert ink(tmp_path / "with.png")[1] > ink(tmp_path / "without.png")[1]
+
+
+@pytest.mark.parametrize("error", [0.0, None])
+def test_a_bound_without_an_error_has_no_band(tmp_path, error):
+    curves_png(grpo_log(nelbo_standard_error=error), tmp_path / "without.png", None)
+    curves_png(grpo_log(), tmp_path / "with.png", None)
+    assert ink(tmp_path / "with.png")[1] > ink(tmp_path / "without.png")[1] + 500

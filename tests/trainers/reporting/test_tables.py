@@ -88,3 +88,11 @@ def test_metrics_that_came_with_the_summary_are_shown(tmp_path):
     """3 steps at logging_steps 10: TRL merges what it has into the one entry there is."""
     report = write(tmp_path, log_history=[{**SUMMARY, "step": 3, "reward": 0.456, "nelbo": 12.5}])
     assert cells(report, "3") == ["3", "0.456", "12.5"]
+
+
+@pytest.mark.parametrize("error", [0.0, None])
+def test_a_bound_without_an_error_is_shown_without_one(tmp_path, error):
+    report = write(tmp_path, log_history=grpo_log(nelbo_standard_error=error))
+    assert "±" not in report.split("Metrics over the run")[1] and "NELBO (nats" in report
+    rows = json.loads((tmp_path / "results.json").read_text())["metrics_over_run"]
+    assert all("nelbo_standard_error" not in row for row in rows)
