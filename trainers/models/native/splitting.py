@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import Concatenate, ConversionOps
 
@@ -24,7 +23,7 @@ class SplitRows(ConversionOps):
         full_layer_name: str = "",
         model: PreTrainedModel | None = None,
         **kwargs: Any,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """The parts by target, as transformers' loader asks for them.
 
         Args:
