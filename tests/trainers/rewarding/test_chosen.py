@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from trainers.rewarding.arguments import check_reads, with_its_own_arguments
+from trainers.rewarding.arguments import check_arguments, named
 from trainers.rewarding.chosen import choose
 from trainers.rewarding.guard import guard
 from trainers.settings.config import parse
@@ -83,12 +83,13 @@ def test_a_reward_without_kwargs_gets_what_it_names(load):
         assert guarded.__name__ == name
 
 
-def test_an_async_reward_without_kwargs_stays_one():
+def test_an_async_reward_stays_one_under_another_name():
     async def one(completions):
         return [1.0]
 
-    wrapped = with_its_own_arguments(one)
-    assert inspect.iscoroutinefunction(wrapped) and asyncio.run(wrapped(completions=["a"], answer=["b"])) == [1.0]
+    renamed = named(one, "another")
+    assert inspect.iscoroutinefunction(renamed) and renamed.__name__ == "another"
+    assert asyncio.run(guard(renamed, 1.0)(completions=["a"], answer=["b"])) == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -96,9 +97,9 @@ def test_an_async_reward_without_kwargs_stays_one():
     [
         (
             "missing",
-            r"task\.reward: missing reads 'solution', which it will not get; .* answer, level, cluster",
+            r"task\.reward: missing needs 'solution', which is neither a column of the data .prompt, answer, level",
         ),
-        ("positional", "positional takes arguments by position alone"),
+        ("positional", "positional takes .* by position alone"),
         (
             "broken",
             "broken raised AttributeError: 'str' object has no attribute 'no_such_thing'; it was called with \['A",
@@ -114,9 +115,9 @@ def test_what_would_fail_in_every_step_is_refused_before_any_work(load, name, sa
 
 def test_every_argument_of_trl_may_be_named(load):
     assert list(load("columns")[0].rewards) == ["columns"]
-    check_reads({"f": lambda completions, answer: []}, ["prompt", "completion", "answer"])
-    with pytest.raises(ConfigError, match="reads 'completion', which it will not get"):
-        check_reads({"f": lambda completion: []}, ["prompt", "completion", "answer"])
+    check_arguments(lambda completions, answer: [], ["prompt", "completion", "answer"], "task.reward")
+    with pytest.raises(ConfigError, match="f needs 'completion', which is neither"):
+        check_arguments(lambda completion: [], ["prompt", "completion", "answer"], "task.reward", "f")
 
 
 def test_own_data_is_verified_only_where_the_comparison_is_asked_for(load, tmp_path):
@@ -126,7 +127,7 @@ def test_own_data_is_verified_only_where_the_comparison_is_asked_for(load, tmp_p
     (tmp_path / "bare.jsonl").write_text("".join(f'{{"prompt": "Q{i}"}}\n' for i in range(9)))
     bare, splits = load_task(TaskArguments(data_files=[str(tmp_path / "bare.jsonl")]))
     assert bare.rewards == {} and bare.verify is None and set(splits["train"]["answer"]) == {""}
-    with pytest.raises(ConfigError, match="correctness reads 'answer', which it will not get"):
+    with pytest.raises(ConfigError, match="correctness needs 'answer', which is neither"):
         load_task(TaskArguments(data_files=[str(tmp_path / "bare.jsonl")], rewards=["correctness"]))
 
 
