@@ -24,7 +24,9 @@ from datasets import Dataset
 from trainers.distributed.processes import Processes
 from trainers.evaluating.evaluation import Answer, Evaluator
 from trainers.evaluating.identity import data_hash, settings, weights_hash
+from trainers.evaluating.together import tally
 from trainers.models.policy import Policy
+from trainers.reporting.console import counting
 from trainers.saving.files import replace_file
 from trainers.settings.config import ExperimentConfig
 from trainers.settings.dpo import DiffusionDPOConfig
@@ -190,7 +192,9 @@ def _make(
     prompts = list(evaluator.problems["prompt"])
     places = list(range(processes.rank, len(prompts), processes.count))
     rounds = range(args.preference_samples if places else 0)
-    answers = [evaluator.answer(policy, args.temperature, places, repetition) for repetition in rounds]
+    with counting("completions for preferences", quiet=not processes.first) as say:
+        count = tally(say, len(places) * len(rounds))
+        answers = [evaluator.answer(policy, args.temperature, places, repetition, count) for repetition in rounds]
     mine = [(place, list(of_one)) for place, *of_one in zip(places, *answers, strict=True)]
 
     def fits(place: int, answer: Answer) -> bool:

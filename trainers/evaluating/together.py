@@ -31,17 +31,23 @@ def evaluate_together(
         dealt = balanced(prompts, trainer.share.processes, evaluator.args.max_completion_length)
         own, clusters = sorted(dealt[trainer.share.rank]), evaluator.problems["cluster"]
         decodings = {SAMPLED: evaluator.args.temperature, GREEDY: 0.0}
-        done = 0
-
-        def count(more: int) -> None:
-            nonlocal done
-            done += more
-            say(done, len(own) * len(decodings))
-
+        count = tally(say, len(own) * len(decodings))
         return {
             name: Evaluation.of(_answers(evaluator, policy, temperature, own, count), clusters)
             for name, temperature in decodings.items()
         }
+
+
+def tally(say: Say, of: int) -> Callable[[int], None]:
+    """What to call with the number of completions of each batch, for ``say`` to be told how many of all are done."""
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        say(done, of)
+
+    return count
 
 
 @contextmanager

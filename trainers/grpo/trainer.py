@@ -22,8 +22,8 @@ from core.alpha_schedule import assert_schedules_consistent, sync_masking_with_n
 from trainers.distributed.sharding import ShardedTrainer
 from trainers.exposure import Walks, log_follows
 from trainers.faults.tolerant import FaultTolerant
-from trainers.grpo.diagnostics import DiagnosticsCallback
 from trainers.grpo.drawing import StateDrawer, roll_and_draw
+from trainers.grpo.health import DiagnosticsCallback
 from trainers.grpo.metrics import Meter
 from trainers.grpo.off_policy import TokenWeights
 from trainers.grpo.position import Cadence, Position

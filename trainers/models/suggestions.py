@@ -33,7 +33,7 @@ _DLLM = "ZHZisZZ/dllm @ ca17675, "
 _DLLM_RL = "Gen-Verse/dLLM-RL @ 10b4fd1, configs/"  # TraceRL
 _ESPO = "ML-GSAI/ESPO @ b5f2dac, recipes/"
 _DARE = "yjyddq/DARE @ 83ae8a3, recipe/"
-_DFACTORY = "inclusionAI/dFactory @ 92b6890, configs/sft/"
+_DFACTORY = "inclusionAI/dFactory @ 92b6890, configs/"
 
 LLADA = (
     Suggestion("grpo", {LENGTH: 256, STEPS: 128, BLOCK: 32}, _D1 + "diffu-grpo/slurm_scripts/train.yaml"),
@@ -45,8 +45,8 @@ LLADA = (
 LLADA2 = (
     Suggestion("grpo", {LENGTH: 2048, STEPS: 1024, BLOCK: 32}, _DARE + "llada2_mini/run_bgpo_llada2_mini.sh"),
     Suggestion("grpo", {RATE: 5e-7}, _DARE + "llada2_mini/run_bgpo_llada2_mini.sh", False),
-    Suggestion("sft", {BLOCK: 32}, _DFACTORY + "llada2_mini_bd_sft.yaml"),
-    Suggestion("sft", {RATE: 1e-5}, _DFACTORY + "llada2_mini_bd_sft.yaml", False),
+    Suggestion("sft", {BLOCK: 32}, _DFACTORY + "sft/llada2_mini_bd_sft.yaml"),
+    Suggestion("sft", {RATE: 1e-5}, _DFACTORY + "sft/llada2_mini_bd_sft.yaml", False),
 )
 DREAM = (
     Suggestion("grpo", {LENGTH: 256, STEPS: 256}, _ESPO + "train.yaml"),

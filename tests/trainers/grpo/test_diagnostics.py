@@ -12,15 +12,12 @@ from tqdm import tqdm
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from trainers.grpo.diagnostics import (
-    HEALTHY,
-    WINDOW,
-    DiagnosticsCallback,
-    Range,
     effective_sample_size,
     gradient_signal,
     noise_scale,
     rollout_mismatch,
 )
+from trainers.grpo.health import HEALTHY, WINDOW, DiagnosticsCallback, Range
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.model import ModelArguments
 from trainers.settings.options import dotted

@@ -7,8 +7,8 @@ from dataclasses import fields
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from trainers.grpo.diagnostics import WINDOW, DiagnosticsCallback
 from trainers.grpo.flat_reward import ALIKE, CHANGE, ENOUGH, LOOK, NO_SIGNAL, FlatReward
+from trainers.grpo.health import WINDOW, DiagnosticsCallback
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.model import ModelArguments
 from trainers.settings.options import dotted
