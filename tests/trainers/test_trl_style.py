@@ -154,7 +154,8 @@ def test_a_reward_model_is_called_by_trl(tokenizer, small, tmp_path):
     trainer = ImprovedDiffuGRPOTrainer("tiny", [str(tmp_path / "judge"), reward_func], args, PLAIN)
     (value,) = logged(trainer, "rewards/judge/mean")
     assert math.isfinite(value) and value != 0
-    assert trainer.policy.model.config._attn_implementation == "eager"
+    kernels = [model.config._attn_implementation for model in (trainer.policy.model, trainer.reward_funcs[0])]
+    assert kernels == ["eager", "sdpa"] and args.model_init_kwargs == {"attn_implementation": "eager"}
 
 
 def test_a_reward_that_needs_a_column_is_refused_before_the_model_is_loaded(small):
