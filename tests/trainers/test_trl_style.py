@@ -118,9 +118,8 @@ def test_completions_are_messages_where_prompts_are(chat_dir, small):
         seen.extend(zip(prompts, completions, strict=True))
         return format_reward_func(completions)
 
-    trainer = ImprovedDiffuGRPOTrainer(
-        str(chat_dir), [format_reward_func, keep], small(ImprovedDiffuGRPOConfig), CHATS
-    )
+    args = small(ImprovedDiffuGRPOConfig, log_completions=True)
+    trainer = ImprovedDiffuGRPOTrainer(str(chat_dir), [format_reward_func, keep], args, CHATS)
     assert trainer.policy.format.chat
     assert logged(trainer, "rewards/format_reward_func/failed") == [0.0, 0.0]
     questions = [row["prompt"] for row in CHATS]
