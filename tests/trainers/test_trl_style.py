@@ -118,9 +118,8 @@ def test_completions_are_messages_where_prompts_are(chat_dir, small):
         seen.extend(zip(prompts, completions, strict=True))
         return format_reward_func(completions)
 
-    trainer = ImprovedDiffuGRPOTrainer(
-        str(chat_dir), [format_reward_func, keep], small(ImprovedDiffuGRPOConfig), CHATS
-    )
+    args = small(ImprovedDiffuGRPOConfig, log_completions=True)
+    trainer = ImprovedDiffuGRPOTrainer(str(chat_dir), [format_reward_func, keep], args, CHATS)
     assert trainer.policy.format.chat
     assert logged(trainer, "rewards/format_reward_func/failed") == [0.0, 0.0]
     questions = [row["prompt"] for row in CHATS]
@@ -154,7 +153,8 @@ def test_a_reward_model_is_called_by_trl(tokenizer, small, tmp_path):
     trainer = ImprovedDiffuGRPOTrainer("tiny", [str(tmp_path / "judge"), reward_func], args, PLAIN)
     (value,) = logged(trainer, "rewards/judge/mean")
     assert math.isfinite(value) and value != 0
-    assert trainer.policy.model.config._attn_implementation == "eager"
+    kernels = [model.config._attn_implementation for model in (trainer.policy.model, trainer.reward_funcs[0])]
+    assert kernels == ["eager", "sdpa"] and args.model_init_kwargs == {"attn_implementation": "eager"}
 
 
 def test_a_reward_that_needs_a_column_is_refused_before_the_model_is_loaded(small):

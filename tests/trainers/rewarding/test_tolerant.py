@@ -279,7 +279,7 @@ def test_ranks_agree_on_what_failed_and_what_it_counts_as(make, tmp_path):
     """One group across both ranks: what one knows fills in what failed on the other."""
     place = {}
 
-    def by_place(completions, completion_ids, row=(), **kwargs):  # a column that the rows below get
+    def by_place(completions, completion_ids, row=(), **kwargs):
         return [[1.0, 0.0, 0.5, 0.3, FAILS, FAILS, FAILS, FAILS][i] for i in row]
 
     def run():

@@ -391,7 +391,12 @@ ALTERED = {
     "max_tool_calling_iterations": 2,
     "cast_lm_head_to_fp32": True,
     "use_liger_kernel": True,
-    "model_init_kwargs": {"dtype": "bfloat16"},
+    "chat_template_kwargs": {"enable_thinking": False},
+    "assistant_only_loss": True,
+    "chat_template_path": "template.jinja",
+    "eos_token": "[EOS]",
+    "dataset_text_field": "content",
+    "dataset_kwargs": {"skip_prepare_dataset": True},
     "pad_to_multiple_of": 8,
     "neftune_noise_alpha": 5.0,
     "entropy_coef": 0.01,
@@ -413,6 +418,15 @@ def test_trl_option_that_cannot_be_honoured_is_refused_with_its_reason(cls, name
         cls(**{name: ALTERED[name]})
     assert f"training.{name}=" in str(caught.value)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("trainer", CONFIGS_OF_TRAINERS)
+def test_a_file_says_how_a_model_is_loaded_in_section_model_and_python_in_init_kwargs(trainer, write):
+    kwargs = {"dtype": "bfloat16"}
+    assert CONFIGS_OF_TRAINERS[trainer](model_init_kwargs=kwargs).model_init_kwargs == kwargs
+    told = [write(f"trainer: {trainer}"), "--training.model_init_kwargs", '{"dtype": "bfloat16"}']
+    with pytest.raises(ConfigError, match=r"training\.model_init_kwargs=.*set model\.dtype"):
+        parse(told)
 
 
 def test_change_after_construction_is_found_by_check_supported():

@@ -44,7 +44,7 @@ def test_an_adapter_on_chats_is_trained_saved_and_named_again(real, tmp_path):
     options |= {"num_generations": 4, "per_device_train_batch_size": 8, "max_steps": 2, "logging_steps": 1}
     options |= {"report_to": "none", "save_strategy": "no", "learning_rate": 1e-2, "beta": 0.1}
     args = ImprovedDiffuGRPOConfig(
-        str(tmp_path / "out"), model_init_kwargs={"dtype": "bfloat16"}, activation_checkpointing=True, **options
+        str(tmp_path / "out"), model_init_kwargs={"dtype": "bfloat16"}, gradient_checkpointing=True, **options
     )
     lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")
     trainer = ImprovedDiffuGRPOTrainer(str(model), length, args, train_dataset=CHATS, peft_config=lora)
