@@ -13,7 +13,9 @@ products, and with --check a few steps of the run itself.
 
 import argparse
 import json
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -21,6 +23,9 @@ from trainers.commands import OptionParser, at_least, command_line, main_or_one_
 from trainers.settings.hub_names import hub_id
 from trainers.settings.options import ConfigError
 from trainers.settings.shipped import names_a_config
+
+if TYPE_CHECKING:
+    from trainers.planning.plan import Plan
 
 whole = partial(at_least, 1)
 
@@ -79,8 +84,32 @@ def sources(first: str, config: str | None) -> tuple[str | None, str | None]:
     if not names_a_config(first):
         return config, first
     if config is not None:
-        raise ConfigError(f"expected CONFIG GPUS BUDGET, or MODEL GPUS BUDGET CONFIG; got two configs: {first}, {config}")
+        expected = "CONFIG GPUS BUDGET, or MODEL GPUS BUDGET CONFIG"
+        raise ConfigError(f"expected {expected}; got two configs: {first}, {config}")
     return first, None
+
+
+def show(plan: "Plan", launch: str, source: str) -> Callable[[str], None]:
+    """Print a plan, its launch command and its assumptions; returns what prints a further line."""
+    from trainers.planning.report import assumptions, legend, memory_table, phase_table, summary
+
+    console = Console()
+    print_plan = partial(console.print, markup=False, highlight=False)
+    for table, lines in ((phase_table(plan), []), (memory_table(plan), legend(plan))):
+        console.print(table)
+        print_plan(*lines, "", sep="\n")
+    for line in summary(plan):
+        print_plan(line)
+    advice = plan.advice
+    if advice is not None and advice.way is None:
+        print_plan(f"does not fit: {advice.text}")
+    else:
+        print_plan("start it:" if advice is None else f"does not fit; it would, by {advice.way.strategy}, as:")
+        print_plan(f"  {launch}", soft_wrap=True)  # a command stays one line
+    print_plan("\na prediction, not a measurement; it assumes:")
+    for line in assumptions(plan, source):
+        print_plan(f"- {line}", style="dim")
+    return print_plan
 
 
 def main(argv: list[str]) -> None:
@@ -98,15 +127,7 @@ def main(argv: list[str]) -> None:
     from trainers.planning.machines import Given, Machines, asked_for, find_machines
     from trainers.planning.models import find_model, place_of
     from trainers.planning.plan import Plan, make_plan
-    from trainers.planning.report import (
-        assumptions,
-        describe,
-        launch_line,
-        legend,
-        memory_table,
-        phase_table,
-        summary,
-    )
+    from trainers.planning.report import describe, launch_line
     from trainers.planning.settings import find_lengths, read_config, whole_evaluations
 
     budget = find_budget(chosen.budget)
@@ -126,26 +147,13 @@ def main(argv: list[str]) -> None:
 
     other = [] if name == config.model.model_name_or_path else ["--model.name_or_path", place_of(name)]
     launch = launch_line(plan, config, path or "CONFIG.yaml", [*other, *overrides])
-    console = Console()
-    print_plan = partial(console.print, markup=False, highlight=False)
-    for table, lines in ((phase_table(plan), []), (memory_table(plan), legend(plan))):
-        console.print(table)
-        print_plan(*lines, "", sep="\n")
-    for line in summary(plan):
-        print_plan(line)
-    if plan.way.fits:
-        print_plan("start it:", f"  {launch}", sep="\n", soft_wrap=True)  # a command stays one line
-    else:
-        print_plan(f"does not fit: {plan.advice}")
-    print_plan("\na prediction, not a measurement; it assumes:")
-    for line in assumptions(plan, source):
-        print_plan(f"- {line}", style="dim")
+    say = show(plan, launch, source)
     record = describe(plan, source, launch)
     if chosen.check is not None:
-        record["check"] = check(config, name, plan, chosen.check, plan_on, print_plan)
+        record["check"] = check(config, name, plan, chosen.check, plan_on, say)
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(record | {"command": command_line()}, indent=2, default=str))
-        print_plan(f"written: {chosen.json}")
+        say(f"written: {chosen.json}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from trainers.planning.memory import FLOAT, HALF, Setup
 from trainers.planning.models import Model
 from trainers.planning.network import Passes, bytes_sent
 from trainers.planning.phases import ROLLOUT, Meter, Often, Phase, phases_of
-from trainers.planning.ways import Way, advise, choose, ways_of
+from trainers.planning.ways import Advice, Way, advise, choose, ways_of
 from trainers.planning.work import Blocks, Lengths, Planned, Work, count_work
 from trainers.settings.config import ExperimentConfig
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
@@ -61,7 +61,7 @@ class Plan:
     sent: dict[str, float]
     shares: dict[str, float]
     completions: int
-    advice: str | None
+    advice: Advice | None
 
     @property
     def communication(self) -> float:
@@ -123,7 +123,8 @@ def make_plan(
     setup = setup_of(config, mixed)
     work = _work(args, lengths, blocks, evaluations)
     ways = ways_of(model, setup, work, lengths, args, machines)
-    way, often = choose(ways, setup.trained, asked_strategy(args, machines.count)), how_often(args, work)
+    asked, often = asked_strategy(args, machines.count), how_often(args, work)
+    way = choose(ways, setup.trained, asked)
     short = not way.fits
     return Plan(
         model=model,
@@ -139,7 +140,7 @@ def make_plan(
         sent=bytes_sent(model, setup, _passes(work, often), way.strategy, machines.count),
         shares=shares_of(args, blocks, setup.trained, efficiency),
         completions=args.per_device_train_batch_size * args.gradient_accumulation_steps * machines.count,
-        advice=advise(model, setup, args, lengths, machines, blocks, evaluations) if short else None,
+        advice=advise(model, setup, args, lengths, machines, blocks, evaluations, asked) if short else None,
     )
 
 

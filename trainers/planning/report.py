@@ -53,7 +53,8 @@ def span(seconds: float) -> str:
 
 
 def launch_line(plan: Plan, config: ExperimentConfig, path: str, options: list[str]) -> str:
-    """The command that starts the run as planned, whole: native models need no trust_remote_code.
+    """The command that starts the run as planned, or, if that does not fit, as advised; whole: models that are read
+    natively need no trust_remote_code.
 
     Args:
         plan: which way of spreading the run was chosen.
@@ -63,8 +64,11 @@ def launch_line(plan: Plan, config: ExperimentConfig, path: str, options: list[s
     """
     machines, nodes = plan.machines, nodes_of(plan.machines)
     told = asked_strategy(config.training, machines.count) is not None
-    script = ["scripts/train.py", path, *options, *([] if told else SPREAD.get(plan.way.strategy, []))]
-    if plan.way.strategy == ONE:
+    way, more = plan.way, ()
+    if not plan.way.fits and plan.advice is not None and plan.advice.way is not None:
+        way, more = plan.advice.way, plan.advice.options
+    script = ["scripts/train.py", path, *options, *more, *([] if told else SPREAD.get(way.strategy, []))]
+    if way.strategy == ONE:
         return shlex.join(["python", *script])
     several = f"--nnodes {nodes} --rdzv_backend c10d --rdzv_endpoint $MASTER_ADDR:29500 " if nodes > 1 else ""
     return f"torchrun {several}--nproc_per_node {min(machines.count, machines.per_node)} {shlex.join(script)}"
@@ -195,7 +199,7 @@ def describe(plan: Plan, lengths: str, launch: str) -> dict[str, Any]:
         "shares": plan.shares,
         "ways": [asdict(way) | {"peak": way.memory.peak} for way in plan.ways],
         "recommended": f"{plan.way.trained}, {plan.way.strategy}" if plan.way.fits else None,
-        "advice": plan.advice,
+        "advice": plan.advice and plan.advice.text,
         "launch": launch if plan.way.fits else None,
         "assumptions": assumptions(plan, lengths),
     }

@@ -33,6 +33,21 @@ class Way:
     fits: bool
 
 
+@dataclass(frozen=True)
+class Advice:
+    """What would make a run fit.
+
+    Attributes:
+        text: in words.
+        way: how it would be spread; None: nothing fits.
+        options: to be added.
+    """
+
+    text: str
+    way: Way | None
+    options: tuple[str, ...] = ()
+
+
 def ways_of(model: Model, setup: Setup, work: Work, lengths: Lengths, args: Planned, machines: Machines) -> list[Way]:
     """Every strategy, with all weights trained and with an adapter."""
     strategies = STRATEGIES if machines.count > 1 else (ONE,)
@@ -90,25 +105,28 @@ def advise(
     machines: Machines,
     blocks: Blocks | None,
     evaluations: int | None,
-) -> str:
+    asked: str | None,
+) -> Advice:
     """What saves memory and costs time: the first that makes the run fit, at last by training less of it."""
     args, setup = copy.copy(args), replace(setup, checkpointed=True)
     rows = min(FEW_ROWS, args.rollout_batch_size or args.per_device_train_batch_size)
     args.gradient_checkpointing, args.rollout_batch_size, args.memory_budget_gib = True, rows, None
-    saving = f"--training.gradient_checkpointing true --generation.batch_size {rows}"
-    tried = []
-    for group, text in ((None, saving), (1, f"{saving} --loss.states_per_forward 1")):
+    saving = ("--training.gradient_checkpointing", "true", "--generation.batch_size", str(rows))
+    tried: list[tuple[Way, tuple[str, ...]]] = []
+    for group, options in ((None, saving), (1, (*saving, "--loss.states_per_forward", "1"))):
         args.states_per_forward = group
         work = count_work(args, lengths, blocks, evaluations)
         ways = ways_of(model, setup, work, lengths, args, machines)
-        tried += [(way, text) for way in ways if way.refused is None]
-    for way, text in sorted(tried, key=lambda pair: pair[0].trained != setup.trained):
+        tried += [(way, options) for way in ways if way.refused is None and asked in (None, way.strategy)]
+    for way, options in sorted(tried, key=lambda pair: pair[0].trained != setup.trained):
         if way.fits:
-            adapter = "" if way.trained == setup.trained else f" --model.use_peft {str(way.trained == LORA).lower()}"
-            return f"it would under {way.strategy} with {text}{adapter}"
-    least, text = min(tried, key=lambda pair: pair[0].memory.peak)
-    return (
-        f"nothing fits, not even {least.trained} under {least.strategy} with {text}: "
+            if way.trained != setup.trained:
+                options = (*options, "--model.use_peft", str(way.trained == LORA).lower())
+            return Advice(f"it would under {way.strategy} with {' '.join(options)}", way, options)
+    least, options = min(tried, key=lambda pair: pair[0].memory.peak)
+    return Advice(
+        f"nothing fits, not even {least.trained} under {least.strategy} with {' '.join(options)}: "
         f"{least.memory.peak / 1e9:.2g} GB of {machines.kind.memory / 1e9:.2g} GB; take more or larger accelerators, "
-        "or --model.dtype bfloat16"
+        "or --model.dtype bfloat16",
+        None,
     )

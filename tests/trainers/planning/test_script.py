@@ -4,7 +4,7 @@ import json
 import runpy
 
 import pytest
-from paths import SCRIPTS
+from paths import CONFIGS, SCRIPTS
 
 from trainers.planning import machines
 from trainers.planning.budgets import find_budget
@@ -13,6 +13,7 @@ from trainers.planning.report import scaled, span, two
 from trainers.settings.options import ConfigError
 
 SCRIPT = SCRIPTS / "plan.py"
+RECIPE = str(CONFIGS / "recipes" / "llada-8b-gsm8k-8gpu" / "config.yaml")
 SMALL = ["--generation.max_completion_length", "8", "--generation.steps", "4", "--per_device_train_batch_size", "8"]
 
 
@@ -31,7 +32,13 @@ def plan(tmp_path_factory):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["tiny", "8xH100"], "expected MODEL GPUS BUDGET"),
+        (["tiny", "8xH100"], "expected CONFIG.yaml GPUS BUDGET, or MODEL GPUS BUDGET and perhaps a config"),
+        ([RECIPE, "8xH100", "24h", RECIPE], "expected CONFIG.yaml GPUS BUDGET, or MODEL GPUS BUDGET and perhaps a"),
+        (
+            [RECIPE, "8xH100", "24h", "--fsdp", "true", "--loss.states_per_forward", "1"],
+            "states_per_forward=1: expected",
+        ),
+        (["owner/nowhere", "8xH100", "24h"], "MODEL 'owner/nowhere': expected one of tiny, 2.3m"),
         (["nowhere", "8xH100", "24h"], "MODEL 'nowhere': expected one of tiny, 2.3m"),
         (["tiny", "8xH99", "24h"], "GPUS '8xH99': expected COUNTxKIND, such as 8xH100, with a kind of A100, H100"),
         (["tiny", "0xH100", "24h"], "GPUS '0xH100'"),
@@ -86,13 +93,56 @@ def test_a_large_model_is_sharded_and_the_launch_line_says_so(plan):
     assert fits["full, fsdp2"] and fits["lora, zero2"]
     first = next(name for name, fit in fits.items() if fit)
     assert record["recommended"] == first
-    assert "accelerate launch --config_file configs/accelerate/" in record["launch"]
-    assert "--num_processes 8 scripts/train.py CONFIG.yaml --model.name_or_path DIRECTORY" in record["launch"]
-    streamed = plan("llada-8b", "8xH100", "24h", "--loss.states_per_forward", "1")
-    refused = {way["strategy"] for way in streamed["ways"] if not way["allowed"]}
-    assert refused == {"fsdp2", "zero3"} and not streamed["recommended"].endswith("fsdp2")
+    named = "scripts/train.py CONFIG.yaml --model.name_or_path GSAI-ML/LLaDA-8B-Instruct"
+    assert record["launch"].startswith(f"torchrun --nproc_per_node 8 {named}")
+    assert record["launch"].endswith(" --fsdp true") and record["recommended"] == "full, fsdp2"
     nothing = plan("llada-8b", "1xRTX4090", "24h")
-    assert nothing["recommended"] is None and "nothing fits" in nothing["advice"]
+    assert nothing["recommended"] is None and "nothing fits" in nothing["advice"] and nothing["launch"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "refused", "chosen"),
+    [
+        (["--loss.states_per_forward", "1"], {"fsdp2", "zero3"}, "zero2"),
+        (["--loss.memory_budget_gib", "1"], {"fsdp2", "zero3", "zero2"}, None),
+        (["--beta", "0.1", "--sync_ref_model", "true"], {"fsdp2", "zero3"}, "zero2"),
+        (["--generation.compile", "true"], {"fsdp2", "zero3"}, "zero2"),
+        (["--model.code", "remote", "--model.trust_remote_code", "true"], {"fsdp2", "zero3"}, "zero2"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_the_trainer_refuses_is_neither_planned_nor_advised(plan, capsys, options, refused, chosen):
+    record = plan("llada-8b", "8xH100", "24h", "--training.gradient_checkpointing", "true", *options)
+    printed = capsys.readouterr().out
+    assert {way["strategy"] for way in record["ways"] if way["refused"]} == refused
+    assert record["recommended"] == (chosen and f"full, {chosen}")
+    starred = [line for line in printed.splitlines() if " * " in line]
+    assert len(starred) == 1 and " refused" not in starred[0]
+    assert printed.count("refused by the trainer: ") == len({way["refused"] for way in record["ways"]} - {None})
+
+
+def test_options_that_spread_the_run_themselves_are_followed_and_not_said_twice(plan):
+    record = plan("tiny", "8xH100", "1h", "--fsdp", "true")
+    assert record["recommended"] == "full, fsdp2" and record["launch"].count("--fsdp true") == 1
+    assert plan("tiny", "8xH100", "1h")["recommended"] == "full, ddp"
+    assert plan("tiny", "1xH100", "1h", "--fsdp", "true")["recommended"] == "full, one process"
+
+
+def test_a_config_names_its_model_and_starts_as_it_is(plan):
+    record = plan(RECIPE, "8xH100", "10steps")
+    assert record["model"]["name"] == "GSAI-ML/LLaDA-8B-Instruct"
+    assert record["launch"].startswith(f"torchrun --nproc_per_node 8 scripts/train.py {RECIPE} --")
+    assert "name_or_path" not in record["launch"] and "trust_remote_code" not in record["launch"]
+    other = plan("sdar-1.7b", "8xH100", "10steps", RECIPE, "--generation.block_length", "4")
+    assert f"scripts/train.py {RECIPE} --model.name_or_path JetLM/SDAR-1.7B-Chat --" in other["launch"]
+
+
+def test_all_weights_in_two_bytes_are_warned_of_where_nobody_keeps_four(plan, capsys):
+    words = ["dream-7b", "8xH200", "1h", "--training.gradient_checkpointing", "true", "--model.dtype", "bfloat16"]
+    plan(*words)
+    assert "small updates are rounded away" in " ".join(capsys.readouterr().out.split())
+    plan(*words, "--fsdp", "true")
+    assert "rounded away" not in " ".join(capsys.readouterr().out.split())
 
 
 def test_sft_has_no_rollout(plan):
