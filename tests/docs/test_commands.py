@@ -39,7 +39,8 @@ def said(shown, workspace) -> dict[Command, str]:
 def test_commands_and_their_options_are_read(block, shown, said):
     commands = shown[block]
     assert isinstance(commands, list), commands
-    assert {str(command): said[command] for command in commands if said[command]} == {}
+    wrong = [f"{command}\n    {said[command].strip()}" for command in commands if said[command]]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_first_command_of_each_kind_runs(shown, said, workspace):

@@ -54,4 +54,4 @@ def test_the_notebook_runs(page, workspace, monkeypatch):
     kernel = {"metadata": {"path": str(workspace)}}
     nbclient.NotebookClient(document, timeout=300, kernel_name="python3", resources=kernel).execute()
     printed = "".join(out.get("text", "") for cell in document.cells for out in cell.get("outputs", []))
-    assert "held-out accuracy after" in printed and "points [" in printed and "finish reason" in printed
+    assert "report: runs" in printed and "points [" in printed and "finish reason" in printed
