@@ -2,8 +2,11 @@
 
     python scripts/generate.py configs/trajectory_nelbo_gsm8k.yaml --prompt "Tom has 4 balls and buys 3 more. ..."
 
-Every line is the canvas after one evaluation of the model; new tokens are bold, masked positions are shaded.
+Every line is the canvas after one evaluation of the model; new tokens are bold, masked positions are shaded. `--html
+FILE` also writes a page that plays it.
 """
+
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -17,6 +20,7 @@ def main(argv: list[str]) -> None:
     own = OptionParser(__doc__)
     own.add_argument("--prompt", default=None, help="the question; unset: the first test problem")
     own.add_argument("--greedy", action="store_true", help="the most likely token everywhere: temperature 0")
+    own.add_argument("--html", type=Path, default=None, metavar="FILE", help="also write a page that plays it")
     options, rest = own.parse_beside_config(argv)
     request = read(rest)
 
@@ -25,8 +29,11 @@ def main(argv: list[str]) -> None:
 
     from trainers.distributed.randomness import generator_at
     from trainers.evaluating.evaluation import encode_prompts
+    from trainers.evaluating.playback import playbacks
     from trainers.experiment import load_experiment_policy, load_task
     from trainers.reporting.denoising import canvas_line
+    from trainers.reporting.page.content import completion_content
+    from trainers.reporting.page.document import write_page
     from trainers.settings.config import build
     from trainers.settings.objects import build_generator, build_loss, build_masking
 
@@ -63,11 +70,18 @@ def main(argv: list[str]) -> None:
     text = policy.decode(trajectory.completions()[0], skip_special_tokens=True)
     console.print(Text(text, style="bold"))
     logp = f"log p(path) = {trajectory.commit_logps[0].sum():.3f} nats"
-    console.print(
+    facts = (
         f"{int(trajectory.forwards[0])} forwards, finish reason {trajectory.finish_reason[0]}, "
-        f"{logp if trajectory.exact else 'no exact log-probability of the path under this sampler'}",
-        style="dim",
+        f"{logp if trajectory.exact else 'no exact log-probability of the path under this sampler'}"
     )
+    console.print(facts, style="dim")
+    if options.html is not None:
+        told = {"model": policy.name or str(config.model.name_or_path), "sampled": facts}
+        greedy = options.greedy or args.temperature == 0
+        asked = policy.format.render(policy.tokenizer, prompt)
+        [written] = playbacks(policy.tokenizer, trajectory, [0])
+        page = write_page(options.html, "One completion", completion_content(asked, written, told, greedy))
+        console.print(f"page: {page}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,15 @@
 
 Reads top to bottom: config, task, policy, held-out accuracy before, training, accuracy after, report. Writes to
 `training.output_dir`: checkpoint-*/ (resume with `--resume_from_checkpoint true`), model/ (the final weights or
-adapter, with a model card; scripts/export.py makes plain weights of it), report.md with PNG curves, results.json, and
-TensorBoard events. SIGTERM, SIGINT or SIGUSR1 during training saves after the step and exits with status 75; what
-other faults do is in docs/faults.md.
+adapter, with a model card; scripts/export.py makes plain weights of it), report.md with PNG curves, report.html (the
+same to look around in, with rollouts), results.json, and TensorBoard events. SIGTERM, SIGINT or SIGUSR1 during
+training saves after the step and exits with status 75; what other faults do is in docs/faults.md.
 """
 
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -38,7 +39,8 @@ def main(argv: list[str]) -> None:
     from trainers.experiment import build_evaluator, build_trainer, load_experiment_policy, load_task
     from trainers.reporting.console import closing_progress, use_line_progress
     from trainers.reporting.held_out import held_out_line, held_out_tables, sample_rows
-    from trainers.reporting.report import write_report
+    from trainers.reporting.page.solved import PLAYED, solved_problems
+    from trainers.reporting.report import PAGE, write_report
     from trainers.reporting.terminal_table import metrics_table
     from trainers.saving.checkpoints import checkpoint_to_resume
     from trainers.saving.environment import environment
@@ -65,7 +67,7 @@ def main(argv: list[str]) -> None:
 
     asked = f"prompts: {policy.format.told(policy.tokenizer)}"
     console.print(Text(asked, style="dim"), soft_wrap=True)
-    evaluator = build_evaluator(config, task, splits["test"])
+    evaluator = replace(build_evaluator(config, task, splits["test"]), played=PLAYED)
     # Fresh weights know nothing, and a resumed run's "before" was the run's that it resumes.
     before = None if config.model.from_scratch else evaluate_together(trainer, evaluator)
     if before:
@@ -91,6 +93,7 @@ def main(argv: list[str]) -> None:
         log_history=trainer.state.log_history,
         held_out=tables,
         samples=sample_rows(splits["test"], before, after),
+        solved=solved_problems(splits["test"], before, after),
         seconds={"total": time.perf_counter() - started},
         notes=[
             asked,
@@ -98,6 +101,7 @@ def main(argv: list[str]) -> None:
         ],
     )
     console.print(f"report: {report}")
+    console.print(f"page:   {output / PAGE}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ rounding of the model in batches of another shape.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +19,7 @@ from core.alpha_schedule import AlphaSchedule
 from core.masking_strategy import MaskingStrategy
 from core.sampling import draw_keys
 from trainers.distributed.randomness import generator_at
+from trainers.evaluating.playback import Playback, playbacks
 from trainers.evaluating.statistics import Interval, clustered_mean, gain
 from trainers.models.policy import Policy
 from trainers.rollouts import by_length, compiled_body, padded, roll_out
@@ -41,6 +42,7 @@ class Answer:
         completion: the text.
         forwards: denoiser evaluations that it took part in.
         seconds: its equal share of the wall time of what was written together.
+        playback: how it was written, where the evaluator was asked to keep that.
     """
 
     problem: int
@@ -49,6 +51,7 @@ class Answer:
     completion: str
     forwards: int
     seconds: float
+    playback: Playback | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Evaluation:
         completions: the texts.
         forwards: mean denoiser evaluations a completion.
         seconds: wall time of the denoising.
+        playbacks: problem -> how its completion was written; of those that the evaluator was asked to keep.
     """
 
     strict: list[bool]
@@ -69,6 +73,7 @@ class Evaluation:
     completions: list[str]
     forwards: float
     seconds: float
+    playbacks: dict[int, Playback] = field(default_factory=dict)
 
     @classmethod
     def of(cls, answers: Sequence[Answer], clusters: Sequence[str]) -> "Evaluation":
@@ -80,6 +85,7 @@ class Evaluation:
             completions=[answer.completion for answer in answers],
             forwards=sum(answer.forwards for answer in answers) / len(answers),
             seconds=sum(answer.seconds for answer in answers),
+            playbacks={answer.problem: answer.playback for answer in answers if answer.playback is not None},
         )
 
     def accuracy(self, parser: str) -> Interval:
@@ -103,6 +109,7 @@ class Evaluator:
         problems: rows with prompt, answer and cluster.
         seed: of the sampling noise; equal for every evaluation of a run.
         batch_size: prompts denoised at a time; it does not show in the results.
+        played: of the first so many problems it is kept how the completion was written, step by step.
     """
 
     args: DiffusionArguments
@@ -112,6 +119,7 @@ class Evaluator:
     problems: Dataset
     seed: int
     batch_size: int = 128
+    played: int = 0
 
     def run(self, policy: Policy, temperature: float) -> Evaluation:
         """Denoise and judge every problem once; temperature 0 is greedy."""
@@ -147,11 +155,13 @@ class Evaluator:
         completions = tokenizer.batch_decode(trajectory.completions(), skip_special_tokens=True)
         model.train(was_training)
         seconds = (time.perf_counter() - started) / len(places)
+        kept = [row for row, place in enumerate(places) if place < self.played]
+        played = dict(zip(kept, playbacks(tokenizer, trajectory, kept), strict=True))
         verdicts = [self.task.verify(c, a) for c, a in zip(completions, asked["answer"], strict=True)]
         return [
-            Answer(place, verdict.strict, verdict.lenient, completion, forwards, seconds)
-            for place, verdict, completion, forwards in zip(
-                places, verdicts, completions, trajectory.forwards.tolist(), strict=True
+            Answer(place, verdict.strict, verdict.lenient, completion, forwards, seconds, played.get(row))
+            for row, (place, verdict, completion, forwards) in enumerate(
+                zip(places, verdicts, completions, trajectory.forwards.tolist(), strict=True)
             )
         ]
 

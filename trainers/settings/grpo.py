@@ -28,6 +28,12 @@ class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):  # pyright: ignor
     disable_dropout: bool = option(
         "training", True, "Dropout would move the policy ratio away from 1 without any update."
     )
+    recorded_rollouts: int = option(
+        "training",
+        20,
+        "Rollouts, evenly spread over the run, of which two groups of completions are kept for report.html, with their "
+        "rewards and the step that revealed each token (rollouts.jsonl). 0: none.",
+    )
     remove_unused_columns: bool | None = option(
         "training", False, "Drop dataset columns but the prompt; rewards need the others."
     )
@@ -39,6 +45,7 @@ class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):  # pyright: ignor
         require(self, "entropy_coef", self.entropy_coef == 0, "0: entropies are measured here without a gradient")
         require(self, "use_adaptive_entropy", not self.use_adaptive_entropy, "false: see training.entropy_coef")
         require(self, "wd1_psi", 0 < self.wd1_psi < math.inf, "a finite number above 0")
+        require(self, "recorded_rollouts", self.recorded_rollouts >= 0, "at least 0")
         self.check_correction()
         only_with(self, ["wd1_psi"], self.advantage_weighting == "wd1", "loss.advantage_weighting=wd1")
         check_supported(self)
