@@ -129,8 +129,6 @@ def _measured_results(found: _Findings, seconds: Mapping[str, float]) -> dict[st
 
 def _document(title: str, sections: Mapping[str, str]) -> str:
     """The whole of report.md; a section without text is left out."""
-    files = (
-        f"Numbers: [results.json](results.json). Picture: [{CURVES}]({CURVES}). To look around in: [{PAGE}]({PAGE})."
-    )
+    files = f"Numbers: [results.json](results.json). Picture: [{CURVES}]({CURVES}). Page: [{PAGE}]({PAGE})."
     body = [f"## {heading}\n\n{text}" for heading, text in sections.items() if text]
     return "\n\n".join([f"# {title}", files, *body]) + "\n"

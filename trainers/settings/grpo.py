@@ -31,8 +31,8 @@ class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):  # pyright: ignor
     recorded_rollouts: int = option(
         "training",
         20,
-        "Rollouts, evenly spread over the run, of which two groups of completions are kept for report.html, with their "
-        "rewards and the step that revealed each token (rollouts.jsonl). 0: none.",
+        "Rollouts, evenly spread over the run, of which two groups of completions are kept for report.html, with "
+        "their rewards and the step that revealed each token (rollouts.jsonl). 0: none.",
     )
     remove_unused_columns: bool | None = option(
         "training", False, "Drop dataset columns but the prompt; rewards need the others."

@@ -13,7 +13,7 @@ from trainers.saving.files import replace_file
 
 # in the order in which they are run
 SCRIPTS = ("basics.js", "colours.js", "chart.js", "curves.js", "player.js", "rollouts.js", "solved.js", "main.js")
-# In a script element only these could end it or open another; U+2028 and its like are escaped as all that is not ASCII.
+# Only these could end a script element or open another; what is not ASCII, as U+2028, JSON escapes by itself.
 INERT = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
 
 

@@ -1,7 +1,6 @@
 """Held-out problems before and after a run: which were solved, and how the first ones were written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from datasets import Dataset
@@ -18,6 +17,7 @@ CLASSES = {
     (True, True): "still right",
     (False, False): "still wrong",
 }
+PLAYED = 8  # problems of a run that are played step by step
 SHOWN_TEXT = 1500  # characters of a prompt or a completion
 
 
@@ -90,9 +90,7 @@ def _played(problems: Dataset, when: Mapping[str, Mapping[str, Evaluation]]) -> 
             "place": i,
             "prompt": clipped(text_of(problems[i]["prompt"]), SHOWN_TEXT),
             "play": {
-                time: {
-                    mode: playable(asdict(one.playbacks[i])) for mode, one in outcomes.items() if i in one.playbacks
-                }
+                time: {mode: playable(vars(one.playbacks[i])) for mode, one in outcomes.items() if i in one.playbacks}
                 for time, outcomes in when.items()
             },
         }
