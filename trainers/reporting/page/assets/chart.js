@@ -21,7 +21,8 @@ function extent(values, fromZero) {
 }
 
 // lines: {name, colour, dash, xs, ys, error (half width of the band, or null), total}; stacked lines share their xs.
-function chart({ title, unit, lines, stacked }) {
+// `range` is that of the x-axis; `head` stands in place of the title.
+function chart({ title, unit, lines, stacked, range, head }) {
   const plot = el("div", { class: "plot" }), tip = el("div", { class: "tip", hidden: true });
   const fromZero = stacked || unit.startsWith("share") || unit === "tokens";
   const drawn = stacked ? stack(lines) : lines;
@@ -29,7 +30,7 @@ function chart({ title, unit, lines, stacked }) {
   const high = (line, i) => line.ys[i] + (line.error ? line.error[i] : 0);
   const [bottom, top] = extent(drawn.flatMap((line) =>
     line.ys.flatMap((_, i) => [low(line, i), high(line, i)])), fromZero);
-  let [left, right] = extentOfSteps(drawn);
+  const [left, right] = range;
 
   function draw(width) {
     const marks = ticks(bottom, top, 4, false), labels = marks.map(number);
@@ -39,7 +40,7 @@ function chart({ title, unit, lines, stacked }) {
     const cursor = svg("g", { class: "cursor" });
     const picture = svg("svg", { width, height: HEIGHT, role: "img", "aria-label": `${title}, ${unit}` },
       marks.map((mark, i) => [
-        svg("line", { class: "grid", x1: margin, x2: width - RIGHT, y1: y(mark), y2: y(mark) }),
+        svg("line", { class: "rule", x1: margin, x2: width - RIGHT, y1: y(mark), y2: y(mark) }),
         svg("text", { class: "tick", x: margin - 6, y: y(mark) + 4, "text-anchor": "end" }, labels[i]),
       ]),
       ticks(left, right, Math.max(2, Math.min(6, Math.floor(width / 90))), true).map((step) =>
@@ -58,13 +59,7 @@ function chart({ title, unit, lines, stacked }) {
     if (asked.has("read")) read(Number(asked.get("read")));
   }
   redrawn(plot, draw);
-  return el("figure", { class: "card", "data-title": title }, el("figcaption", {}, title), legend(lines), plot);
-}
-
-function extentOfSteps(lines) {
-  const [low, high] = lines.flatMap((line) => line.xs).reduce(
-    ([a, b], step) => [Math.min(a, step), Math.max(b, step)], [Infinity, -Infinity]);
-  return low === high ? [low - 1, high + 1] : [low, high];
+  return el("figure", { class: "card", "data-title": title }, el("figcaption", {}, head || title), legend(lines), plot);
 }
 
 // Each line on top of those before it; a step that a line was not logged at counts as 0.
