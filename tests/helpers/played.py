@@ -5,14 +5,14 @@ from math import log
 
 from trainers.evaluating.playback import Playback
 
-HOSTILE = "</script><script>throw 1</script><img src=x onerror=alert(1)>\u2028\u2029 & \"'`${1} <!-- \ud800 $title"
+HOSTILE = "</script><script>throw 1</script><img src=x onerror=alert(1)>\u2028\u2029 & \"'`${1} <!-- $title"
 
 
-def playback(length=8, steps=4, text="12", **changes) -> Playback:
-    """A canvas whose token i is "w<i>" and was revealed by step i modulo ``steps``, with probability 1 / (i + 1)."""
+def playback(length=8, count=4, text="12", **changes) -> Playback:
+    """A canvas whose token i is "w<i>" and was revealed by step i modulo ``count``, with probability 1 / (i + 1)."""
     values = {
         "tokens": [f"w{i}" for i in range(length)],
-        "steps": [i % steps for i in range(length)],
+        "steps": [i % count for i in range(length)],
         "logps": [round(-log(i + 1), 4) for i in range(length)],
         "length": length,
         "finish": "length",

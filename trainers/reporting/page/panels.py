@@ -11,7 +11,7 @@ from trainers.rewarding.log import STRICT
 POINTS = 400  # rows of the log that are drawn, evenly spread
 
 # title -> unit of the y-axis, and key in the log -> name of the line. A line that was not logged is left out.
-PANELS: dict[str, tuple[str, dict[str, str]]] = {
+PANELS: dict[str, tuple[str, dict[str, str]] = {
     "Bound on -log p(completion)": (
         "nats per completion",
         {"nelbo": "NELBO", "scheduled_sampling/nelbo_rolled_out": "at rolled-out states (no bound)"},
@@ -136,8 +136,8 @@ def _with_rest(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, REST: max(0.0, row["step_time"] - timed)}
 
 
-def _points(rows: Log, key: str) -> tuple[list[float], list[float]]:
+def _points(rows: Log, key: str) -> list[list[float]]:
     """Steps and values of a metric, at most `POINTS`, to 6 digits."""
     known = evenly([row for row in rows if is_number(row.get(key))], POINTS)
     steps = [row.get("step", index) for index, row in enumerate(known)]
-    return steps, [float(f"{row[key]:.6g}") for row in known]
+    return [steps, [float(f"{row[key]:.6g}") for row in known]]

@@ -137,18 +137,17 @@ def test_hostile_text_is_shown_and_nothing_else_happens(tmp_path):
     own = group(size=1, prompt=HOSTILE, rewards={HOSTILE: [1.0]}, completions=[vars(evil)])
     RolloutLog(tmp_path).add([own])
     outcome = {"sampled": Evaluation([True], [True], ["a"], [HOSTILE], 1.0, 1.0, {0: evil})}
-    asked = Dataset.from_dict({"prompt": [HOSTILE.replace("\ud800", "")], "answer": ["<b>7</b>"]})
+    asked = Dataset.from_dict({"prompt": [HOSTILE], "answer": ["<b>7</b>"]})
     solved = solved_problems(asked, outcome, outcome)
     told = {"title": HOSTILE, "command": HOSTILE, "notes": [HOSTILE], "environment": {HOSTILE: HOSTILE}}
     log = [{"step": 1, "reward": 1.0, f"rewards/{HOSTILE}/mean": 1.0}]
     write(tmp_path, solved=solved, settings={HOSTILE: HOSTILE}, log_history=log, **told)
     html = browse(tmp_path / "report.html")
     assert html.all("img") == [] and len(html.all("script")) == 3 and html.all("b", text="7") == []
-    shown_as = HOSTILE.replace("\ud800", "\ufffd")
-    assert html.one("h1").text == shown_as
-    assert html.one("section", id="rollouts").all("pre", class_="prompt")[0].text == shown_as
+    assert html.one("h1").text == HOSTILE
+    assert html.one("section", id="rollouts").all("pre", class_="prompt")[0].text == HOSTILE
     assert "<b>7</b>" in html.one("section", id="solved").text
-    assert shown(html.all(class_="player")[0]) == [shown_as, "\u2028", "</script>"]
+    assert shown(html.all(class_="player")[0]) == [HOSTILE, "\u2028", "</script>"]
 
 
 @pytest.mark.parametrize("greedy", [False, True])

@@ -10,6 +10,8 @@ from reports import grpo_log, held_out, sft_log, write
 
 from trainers.evaluating.evaluation import Evaluation
 from trainers.reporting.page.budget import LIMIT, Budget, clipped
+from trainers.reporting.page.content import run_content
+from trainers.reporting.page.document import write_page
 from trainers.reporting.page.panels import POINTS, REST, curves
 from trainers.reporting.page.rollouts import browsed
 from trainers.reporting.page.solved import solved_problems
@@ -31,10 +33,8 @@ def test_a_panel_has_the_lines_that_were_logged():
     assert lines["Groups without a signal"] == ["frac_reward_zero_std"]
     assert lines["Time of a step"] == ["time/rollout", "time/scoring", "time/backward", REST]
     assert not {"KL to the reference policy", "Loss", "Implicit reward"} & lines.keys()
-    assert found["metrics"]["reward"] == [
-        list(range(10, 210, 10)),
-        [pytest.approx(0.3 + i / 40) for i in range(1, 21)],
-    ]
+    steps, values = found["metrics"]["reward"]
+    assert steps == list(range(10, 210, 10)) and values == pytest.approx([0.3 + i / 40 for i in range(1, 21)])
     assert found["metrics"][REST][1] == [0.125] * 20
     assert found["metrics"]["eval_reward"] == [[200], [0.77]]
     assert found["metrics"]["nelbo_standard_error"][1] == [1.5] * 20
@@ -78,7 +78,7 @@ def test_rollouts_keep_rewards_advantages_and_how_they_were_written():
 def test_where_room_is_short_every_group_can_still_be_played(monkeypatch):
     groups = [group(step, size=8) for step in range(20)]
     for own in groups:
-        own["completions"] = [vars(playback(length=600, steps=100)) for _ in range(8)]
+        own["completions"] = [vars(playback(length=600, count=100)) for _ in range(8)]
     found = browsed(groups, {})
     plays = [[("play" in one) for one in own["completions"]] for own in found]
     assert all(own[0] for own in plays) and not all(map(all, plays))
@@ -99,17 +99,17 @@ def problems(size):
 
 
 def test_every_problem_is_in_its_class():
-    played = {0: playback(steps=3)}
+    played = {0: playback(count=3)}
     before = {"sampled": outcome([False, True, True, False, False], played, "old")}
-    after = {"sampled": outcome([True, False, True, False, True], {0: playback(steps=4)}, "new")}
+    after = {"sampled": outcome([True, False, True, False, True], {0: playback(count=4)}, "new")}
     found = solved_problems(problems(5), before, after)
     assert found["counts"]["sampled"] == {"fixed": 2, "broken": 1, "still right": 1, "still wrong": 1}
     classes = ["fixed", "broken", "still right", "still wrong", "fixed"]
     assert [row["class"]["sampled"] for row in found["rows"]] == classes
     assert found["rows"][1]["texts"] == {"before": {"sampled": "old 1"}, "after": {"sampled": "new 1"}}
     [own] = found["played"]
-    assert own["play"]["before"]["sampled"]["steps"] == playback(steps=3).steps
-    assert own["play"]["after"]["sampled"]["steps"] == playback(steps=4).steps
+    assert own["play"]["before"]["sampled"]["steps"] == playback(count=3).steps
+    assert own["play"]["after"]["sampled"]["steps"] == playback(count=4).steps
 
 
 def test_without_a_before_problems_are_right_or_wrong():
@@ -130,9 +130,8 @@ def test_problems_that_changed_are_kept_before_others():
     long = {"text": "x" * 1200}
     found = solved_problems(problems(size), {"sampled": outcome(right, **long)}, {"sampled": outcome(moved, **long)})
     assert found["total"] == size == sum(found["counts"]["sampled"].values()) > len(found["rows"])
-    assert (
-        sum(row["class"]["sampled"] == "fixed" for row in found["rows"]) == found["counts"]["sampled"]["fixed"] == 40
-    )
+    classes = [row["class"]["sampled"] for row in found["rows"]]
+    assert classes.count("fixed") == 40 and found["counts"]["sampled"]["fixed"] == 40
 
 
 # ---- the whole ------------------------------------------------------------------------------------------------------
@@ -176,14 +175,16 @@ def test_the_page_of_a_long_run_on_large_canvases_stays_within_its_limit(tmp_pat
     asked = Dataset.from_dict({"prompt": texts, "answer": texts})
     solved = solved_problems(asked, {"sampled": when, "greedy": when}, {"sampled": when, "greedy": when})
     log = [{"step": i, **{f"rewards/{n}/mean": draw.random() for n in range(150)}, "reward": 1.0} for i in range(3000)]
-    write(tmp_path, log_history=log, solved=solved, settings={"task": {"note": texts[0] * 1000}})
-    assert LIMIT / 2 < (tmp_path / "report.html").stat().st_size < LIMIT
-    assert all(
-        any("play" in one for one in own["completions"]) for own in content_of(tmp_path / "report.html")["rollouts"]
-    )
+    told = dict.fromkeys(("title", "command"), texts[0] * 1000)
+    results = {"log_history": log, "settings": {"trainer": "grpo", "task": {"note": texts[0] * 1000}}, "rewards": {}}
+    results |= {**told, "environment": {}, "notes": [], "held_out": {}, "seconds": {}}
+    page = write_page(tmp_path / "report.html", "t", run_content(tmp_path, results, solved))
+    assert LIMIT / 2 < page.stat().st_size < LIMIT
+    rollouts = content_of(page)["rollouts"]
+    assert rollouts and all(any("play" in one for one in own["completions"]) for own in rollouts)
 
 
 def test_a_budget_is_used_up_and_long_texts_are_cut():
-    budget = Budget(10)
+    budget = Budget(11)
     assert budget.takes("1234") and not budget.takes("1234") and budget.takes("1")
     assert clipped("abc", 3) == "abc" and clipped("abcd", 3) == "abc […]"

@@ -24,7 +24,8 @@ function summary() {
   for (const name of ["sampled strict", "greedy strict"]) {
     if (after[name]) tiles.push([`accuracy, ${name.replace(" strict", "")}`, before[name] ? `${percent(before[name].value)} → ${percent(after[name].value)}` : percent(after[name].value)]);
   }
-  for (const [key, name] of [["reward", "reward"], ["nelbo", "NELBO, nats"], ["rewards/margins", "margin"], ["eval_loss", "evaluation loss"]]) {
+  const loss = metrics.reward ? [] : [["eval_loss", "evaluation loss"]]; // the loss of GRPO is near 0 whatever happens
+  for (const [key, name] of [["reward", "reward"], ["nelbo", "NELBO, nats"], ["rewards/margins", "margin"], ...loss]) {
     if (ends(key)) tiles.push([`${name}, first → last logged`, ends(key).map(number).join(" → ")]);
   }
   if (content.seconds.total) tiles.push(["minutes", number(content.seconds.total / 60)]);
