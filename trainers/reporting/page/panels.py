@@ -11,7 +11,7 @@ from trainers.rewarding.log import STRICT
 POINTS = 400  # rows of the log that are drawn, evenly spread
 
 # title -> unit of the y-axis, and key in the log -> name of the line. A line that was not logged is left out.
-PANELS: dict[str, tuple[str, dict[str, str]] = {
+PANELS: dict[str, tuple[str, dict[str, str]]] = {
     "Bound on -log p(completion)": (
         "nats per completion",
         {"nelbo": "NELBO", "scheduled_sampling/nelbo_rolled_out": "at rolled-out states (no bound)"},
