@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from datasets import Dataset
@@ -17,7 +18,7 @@ from trainers.reporting.rollout_log import RolloutLog
 
 pytestmark = needs_browser
 
-BEFORE, AFTER = playback(8, 4, "old"), playback(8, 2, "new", steps=[1, 0, 1, 0, 1, -1, -1, -1], length=5)
+BEFORE, AFTER = playback(8, 4, "old"), replace(playback(8, 2, "new"), steps=[1, 0, 1, 0, 1, -1, -1, -1], length=5)
 
 
 def shown(player):
