@@ -5,12 +5,13 @@
 
 Reads top to bottom: config, task, policy, held-out accuracy before, training, accuracy after, report. Writes to
 `training.output_dir`: checkpoint-*/ (resume with `--resume_from_checkpoint true`), model/ (the final weights or
-adapter, with a model card; scripts/export.py makes plain weights of it), report.md with PNG curves, results.json, and
-TensorBoard events. SIGTERM, SIGINT or SIGUSR1 during training saves after the step and exits with status 75; what
-other faults do is in docs/faults.md.
+adapter, with a model card; scripts/export.py makes plain weights of it), report.md with PNG curves, report.html (the
+same to look around in, with rollouts), results.json, and TensorBoard events. SIGTERM, SIGINT or SIGUSR1 during
+training saves after the step and exits with status 75; what other faults do is in docs/faults.md.
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -25,9 +26,9 @@ def main(argv: list[str]) -> None:
     started = time.perf_counter()
     own = OptionParser(__doc__)
     own.add_config()
-    options, settings = own.parse(argv)
+    options, words = own.parse(argv)
     check_launch()
-    request = own.read(options.config, settings)
+    request = own.read(options.config, words)
 
     # only now: these take seconds to import, which a typo does not wait for
     from transformers import set_seed
@@ -39,7 +40,8 @@ def main(argv: list[str]) -> None:
     from trainers.reporting.console import closing_progress, counting, use_line_progress
     from trainers.reporting.header import header_lines, run_header
     from trainers.reporting.held_out import held_out_scores, held_out_tables, sample_rows
-    from trainers.reporting.report import write_report
+    from trainers.reporting.page.solved import PLAYED, solved_problems
+    from trainers.reporting.report import PAGE, write_report
     from trainers.reporting.terminal_table import metrics_table
     from trainers.saving.checkpoints import checkpoint_to_resume
     from trainers.saving.environment import environment
@@ -64,7 +66,7 @@ def main(argv: list[str]) -> None:
         (output / "config.yaml").write_text(yaml.safe_dump(config.describe(), sort_keys=False))
 
     console.print(run_header(header_lines(config, trainer, splits, resume or None)))
-    evaluator = build_evaluator(config, task, splits["test"])
+    evaluator = replace(build_evaluator(config, task, splits["test"]), played=PLAYED)
 
     def measure() -> Outcomes:
         with counting("held-out completions", quiet=console.quiet) as say:
@@ -97,6 +99,7 @@ def main(argv: list[str]) -> None:
         log_history=trainer.state.log_history,
         held_out=tables,
         samples=sample_rows(splits["test"], before, after),
+        solved=solved_problems(splits["test"], before, after),
         seconds={"total": time.perf_counter() - started},
         notes=[
             f"prompts: {policy.format.told(policy.tokenizer)}",
@@ -104,6 +107,7 @@ def main(argv: list[str]) -> None:
         ],
     )
     console.print(f"report: {report}")
+    console.print(f"page:   {output / PAGE}")
 
 
 if __name__ == "__main__":

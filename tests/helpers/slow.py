@@ -12,6 +12,8 @@ PROCESSES = "starts several processes"
 TRAINS = "trains from start to report"
 FAMILIES = "every family of models"
 ATTACKS = "attacks the sandbox, and waits for its limits"
+BROWSER = "starts a browser"
+LARGE = "needs much data to reach a limit"
 MATRIX = "every combination of options"
 SITE = "builds the whole documentation"
 RECIPE = "every recipe"
@@ -130,6 +132,12 @@ SLOW = {
     ),
     "trainers/sft/test_train_flow_matching.py::test_loss_falls_and_the_embeddings_stay": Slow(TRAINS),
     "trainers/models/test_activation_checkpointing.py::test_sft_in_bfloat16_stays_close_to_float32": Slow(TRAINS),
+    # --- the page of a run
+    "trainers/reporting/page/test_browser.py": Slow(BROWSER, ("3",)),
+    "trainers/reporting/page/test_content.py::"
+    "test_the_page_of_a_long_run_on_large_canvases_stays_within_its_limit": Slow(LARGE),
+    "trainers/grpo/test_recording.py::test_a_killed_and_resumed_run_has_the_record_of_an_unbroken_one": Slow(KILLS),
+    "trainers/grpo/test_recording.py::test_two_processes_write_the_record_of_one": Slow(PROCESSES, ("8",)),
     # --- every family of models
     "trainers/models/test_families.py::test_a_family_trains_is_saved_reloaded_as_it_was_and_writes": Slow(
         FAMILIES, ("llada-false", "sdar-true")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pages import content_of
 from paths import DATA
 from running import SMALL, fork, start
 from safetensors.torch import load_file
@@ -57,6 +58,11 @@ def check_outputs(work, stdout, trainer):
     assert config["trainer"] == trainer and config["generation"]["steps"] == 7
     assert "scripts/train.py config.yaml" in report
     assert {"checkpoint-1", "checkpoint-2", "model"} <= {path.name for path in out.iterdir()}
+    page = content_of(out / "report.html")
+    assert f"page:   {Path('out') / 'report.html'}" in stdout.replace("\n", "")
+    assert page["solved"]["total"] == 32 and len(page["solved"]["played"]) == 8
+    assert set(page["solved"]["played"][0]["play"]) == {"before", "after"}
+    assert bool(page["rollouts"]) == (trainer == "grpo")
 
 
 def test_grpo_run_leaves_report_curves_results_config_and_weights(grpo, model):
@@ -125,6 +131,22 @@ def test_generation_shows_every_step_and_the_text(grpo):
     assert len(steps) == forwards and steps == sorted(steps, reverse=True)
     assert fork(*arguments, "--sampled", cwd=work) == stdout, "the same seed, the same text"
     assert fork(*arguments, cwd=work) != stdout, "greedy"
+
+
+def test_generation_writes_a_page_that_plays_what_it_printed(grpo):
+    work, _ = grpo
+    arguments = ("generate.py", "config.yaml", "--model.name_or_path", "out/model", "--prompt", "Tom has 3 pens.")
+    stdout = fork(*arguments, "--html", "pages/out.html", cwd=work)
+    assert "page: pages/out.html" in stdout
+    found = content_of(work / "pages" / "out.html")
+    written = found["completion"]["play"]
+    assert found["completion"]["prompt"].startswith("Tom has 3 pens.") and not found["completion"]["greedy"]
+    lines = re.findall(r"^t=.*$", stdout, re.MULTILINE)
+    assert max(written["steps"]) + 1 == len(lines) and found["completion"]["text"] in stdout
+    logp = float(re.search(r"log p\(path\) = (-?[\d.]+) nats", stdout)[1])
+    assert sum(written["logps"]) == pytest.approx(logp, abs=0.01)
+    fork(*arguments, "--greedy", "--html", "pages/out.html", cwd=work)
+    assert content_of(work / "pages" / "out.html")["completion"]["greedy"]
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"{REAL_DATA} is absent")

@@ -18,6 +18,7 @@ from core.alpha_schedule import AlphaSchedule
 from core.masking_strategy import MaskingStrategy
 from core.sampling import draw_keys
 from trainers.distributed.randomness import generator_at
+from trainers.evaluating.playback import Playback, playbacks
 from trainers.evaluating.statistics import Interval, change_of_mean, clustered_mean, gain, mean_of
 from trainers.models.policy import Policy
 from trainers.rollouts import by_length, compiled_body, padded, roll_out
@@ -44,6 +45,7 @@ class Answer:
         forwards: denoiser evaluations that it took part in.
         seconds: its equal share of the wall time of what was written together.
         rewards: values of the user's rewards by name; None: it does not apply, or failed.
+        playback: how it was written, where the evaluator was asked to keep that.
     """
 
     problem: int
@@ -53,6 +55,7 @@ class Answer:
     forwards: int
     seconds: float
     rewards: Rewards = field(default_factory=dict)
+    playback: Playback | None = None
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -76,6 +79,7 @@ class Evaluation:
         forwards: mean denoiser evaluations a completion.
         seconds: wall time of the denoising.
         rewards: values of the user's rewards, by name.
+        playbacks: problem -> how its completion was written; of those that the evaluator was asked to keep.
     """
 
     strict: list[bool]
@@ -85,6 +89,7 @@ class Evaluation:
     forwards: float
     seconds: float
     rewards: Mapping[str, list[float | None]] = field(default_factory=dict)
+    playbacks: dict[int, Playback] = field(default_factory=dict)
 
     @classmethod
     def of(cls, answers: Sequence[Answer], clusters: Sequence[str]) -> "Evaluation":
@@ -97,6 +102,7 @@ class Evaluation:
             forwards=sum(answer.forwards for answer in answers) / len(answers),
             seconds=sum(answer.seconds for answer in answers),
             rewards={name: [answer.rewards[name] for answer in answers] for name in answers[0].rewards},
+            playbacks={answer.problem: answer.playback for answer in answers if answer.playback is not None},
         )
 
     @property
@@ -139,6 +145,7 @@ class Evaluator:
         seed: of the sampling noise; equal for every evaluation of a run.
         batch_size: prompts denoised at a time; it does not show in the results.
         judge: (prompts, completions, ids, columns) -> values of rewards by name; None: no rewards are measured.
+        played: of the first so many problems it is kept how the completion was written, step by step.
     """
 
     args: DiffusionArguments
@@ -149,6 +156,7 @@ class Evaluator:
     seed: int
     batch_size: int = 128
     judge: Judge | None = None
+    played: int = 0
 
     def run(self, policy: Policy, temperature: float) -> Evaluation:
         """Denoise and judge every problem once; temperature 0 is greedy."""
@@ -191,12 +199,14 @@ class Evaluator:
         completions = tokenizer.batch_decode(trajectory.completions(), skip_special_tokens=True)
         model.train(was_training)
         seconds = (time.perf_counter() - started) / len(places)
+        kept = [row for row, place in enumerate(places) if place < self.played]
+        played = dict(zip(kept, playbacks(tokenizer, trajectory, kept), strict=True))
         verdicts = self._verdicts(completions, asked)
         rewards = self._rewards(policy, asked, completions, trajectory.completions())
         return [
-            Answer(place, *verdict, completion, forwards, seconds, values)
-            for place, verdict, completion, forwards, values in zip(
-                places, verdicts, completions, trajectory.forwards.tolist(), rewards, strict=True
+            Answer(place, *verdict, completion, forwards, seconds, values, played.get(row))
+            for row, (place, verdict, completion, forwards, values) in enumerate(
+                zip(places, verdicts, completions, trajectory.forwards.tolist(), rewards, strict=True)
             )
         ]
 

@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 
 from trainers.distributed.sharding import ShardedTrainer
 from trainers.evaluating.evaluation import Evaluation
+from trainers.evaluating.playback import Playback
 from trainers.saving.files import replace_file
 
 FILE = "held_out_before.json"
@@ -54,6 +55,12 @@ def _read(path: Path, identity: dict[str, Any]) -> Outcomes | None:
         content = json.loads(path.read_text())
         if content["identity"] != json.loads(json.dumps(identity)):
             return None
-        return {name: Evaluation(**one) for name, one in content["outcomes"].items()}
-    except (OSError, ValueError, KeyError, TypeError):
+        return {name: _evaluation(one) for name, one in content["outcomes"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _evaluation(kept: dict[str, Any]) -> Evaluation:
+    """JSON knows no numbers as keys and no records."""
+    played = {int(place): Playback(**one) for place, one in kept["playbacks"].items()}
+    return Evaluation(**kept | {"playbacks": played})

@@ -8,13 +8,16 @@ most: that one is dropped.
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainers.evaluating.evaluation import Answer
 from trainers.evaluating.identity import first_difference
 from trainers.settings.options import ConfigError
+
+# of an answer; how it was written is not kept
+KEPT = tuple(field.name for field in fields(Answer) if field.name != "playback")
 
 
 def journal_path(record: Path) -> Path:
@@ -64,7 +67,8 @@ class Journal:
         """Add finished problems; on disk when it returns."""
         with open(self.path, "ab", buffering=0) as file:
             for place, answer in answers:
-                file.write(json.dumps(place._asdict() | asdict(answer), ensure_ascii=False).encode() + b"\n")
+                entry = place._asdict() | {name: getattr(answer, name) for name in KEPT}
+                file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
             os.fsync(file.fileno())
 
     def _check(self, head: bytes) -> None:
@@ -82,7 +86,7 @@ class Journal:
         try:
             entry = json.loads(line)
             # what only some tasks have may be missing
-            answer = {name: entry[name] for name in Answer.__annotations__ if name in entry}
+            answer = {name: entry[name] for name in KEPT if name in entry}
             return Place(**{name: entry[name] for name in Place._fields}), Answer(**answer)
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{self.path}, line {number}: damaged; delete the file to start anew") from error

@@ -27,6 +27,7 @@ from trainers.grpo.health import DiagnosticsCallback
 from trainers.grpo.metrics import Meter
 from trainers.grpo.off_policy import TokenWeights
 from trainers.grpo.position import Cadence, Position
+from trainers.grpo.recording import RecorderCallback, RolloutRecorder
 from trainers.grpo.reference import adopt, untold
 from trainers.grpo.resuming import ResumableSampler, RolloutBuffer
 from trainers.grpo.rollout import Roller
@@ -172,6 +173,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
         match_reference(self.model)
         self._build_collaborators()
         self.add_callback(DiagnosticsCallback())
+        self.add_callback(RecorderCallback(self.recorder))
         if reference is not None:
             check_spread(args, self.strategy)  # again, as TRL was not told of the reference
             adopt(self, args, reference)
@@ -200,6 +202,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
         self.scorer = Scorer(self.policy, likelihood, args.temperature, self.meter)
         cap = args.importance_cap if args.rolls_out_off_policy else None
         self.token_weights = TokenWeights(likelihood, self.scorer, self.meter, cap)
+        self.recorder = RolloutRecorder(self.policy, args.output_dir, self.cadence, share, args.recorded_rollouts)
         self.memory = MemoryBudget(args, likelihood, self.policy, self.accelerator)
 
     def position(self) -> Position:
@@ -222,12 +225,14 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
         assert_schedules_consistent(self.masking_strategy, self.likelihood)
         measure = log_follows(self.state, self.cadence.updates)
         trajectory, self._stored = roll_and_draw(self.roller, self.drawer, prompt_ids, self.position(), measure)
+        self.recorder.rolled_out(trajectory, self.position(), self.group_size)
         self.meter.stored(self._stored.replays_exactly)
         return trajectory.completions(), None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self.memory.settle(self.model, self._longest_prompt)
         output = super()._generate_and_score_completions(inputs)
+        self.recorder.scored(self._logs, self.position(), self.group_size)
         assert self._stored is not None
         if self.args.rolls_out_off_policy and OLD not in output:
             size = self.args.per_device_train_batch_size

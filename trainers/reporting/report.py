@@ -1,6 +1,7 @@
-"""What a run leaves for its reader: report.md, results.json (the same numbers) and curves.png.
+"""What a run leaves for its reader: report.md, results.json (the same numbers), curves.png and report.html.
 
-The parts are in `tables` (sections of report.md), `curves` (the picture) and `history` (the log that both read).
+The parts are in `tables` (sections of report.md), `curves` (the picture), `page` (report.html) and `history` (the
+log that they read).
 """
 
 import json
@@ -12,6 +13,8 @@ from typing import Any
 from trainers.reporting.curves import draw_curves
 from trainers.reporting.history import Log, Row, evenly, time_split, training_rows
 from trainers.reporting.markdown import markdown_table, plain, yaml_block
+from trainers.reporting.page.content import run_content
+from trainers.reporting.page.document import write_page
 from trainers.reporting.tables import (
     column_labels,
     held_out_table,
@@ -27,6 +30,7 @@ from trainers.saving.files import replace_file
 from trainers.tasks.verdicts import only_rewards
 
 CURVES = "curves.png"
+PAGE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,9 @@ def write_report(
     samples: Sequence[Mapping[str, Any]],
     seconds: Mapping[str, float],
     notes: Sequence[str],
+    solved: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write report.md, results.json (the same numbers) and the curves of a run.
+    """Write report.md, results.json (the same numbers), the curves of a run and report.html.
 
     Args:
         directory: where to; made if it is missing.
@@ -66,6 +71,7 @@ def write_report(
         samples: completions to show; the keys of the first one are the columns.
         seconds: wall time by phase.
         notes: sentences for the reader.
+        solved: held-out problems with their texts, for report.html alone (`page.solved`); None: there are none.
 
     Returns:
         The path of report.md.
@@ -85,6 +91,7 @@ def write_report(
     shown = {"samples": samples, "notes": notes, "log_history": log_history}
     results = {**given, "held_out": held_out, **_measured_results(found, seconds), **shown}
     replace_file(directory / "results.json", (json.dumps(plain(results), indent=2, allow_nan=False) + "\n").encode())
+    write_page(directory / PAGE, title, run_content(directory, results, solved))
     replace_file(directory / "report.md", _document(title, sections).encode())
     return directory / "report.md"
 
@@ -126,6 +133,6 @@ def _measured_results(found: _Findings, seconds: Mapping[str, float]) -> dict[st
 
 def _document(title: str, sections: Mapping[str, str]) -> str:
     """The whole of report.md; a section without text is left out."""
-    files = f"Numbers: [results.json](results.json). Picture: [{CURVES}]({CURVES})."
+    files = f"Numbers: [results.json](results.json). Picture: [{CURVES}]({CURVES}). Page: [{PAGE}]({PAGE})."
     body = [f"## {heading}\n\n{text}" for heading, text in sections.items() if text]
     return "\n\n".join([f"# {title}", files, *body]) + "\n"

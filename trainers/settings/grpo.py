@@ -34,6 +34,12 @@ class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):  # pyright: ignor
         "With log_completions: completions in the table after a log entry, drawn from the last rollout. TRL prints "
         "all of them.",
     )
+    recorded_rollouts: int = option(
+        "training",
+        20,
+        "Rollouts, evenly spread over the run, of which two groups of completions are kept for report.html, with "
+        "their rewards and the step that revealed each token (rollouts.jsonl). 0: none.",
+    )
     remove_unused_columns: bool | None = option(
         "training", False, "Drop dataset columns but the prompt; rewards need the others."
     )
@@ -43,6 +49,7 @@ class ImprovedDiffuGRPOConfig(DiffusionArguments, GRPOConfig):  # pyright: ignor
         self.check_diffusion()
         require(self, "temperature", self.temperature > 0, "above 0: greedy rollouts of one prompt are all the same")
         require(self, "wd1_psi", 0 < self.wd1_psi < math.inf, "a finite number above 0")
+        require(self, "recorded_rollouts", self.recorded_rollouts >= 0, "at least 0")
         self.check_correction()
         only_with(self, ["wd1_psi"], self.advantage_weighting == "wd1", "loss.advantage_weighting=wd1")
         check_supported(self)

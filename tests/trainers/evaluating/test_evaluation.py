@@ -169,3 +169,15 @@ def test_batches_hold_every_problem_once_by_length(make_evaluator, make_policy):
     prompts = evaluator.problems["prompt"]
     lengths = [len(policy.tokenizer(prompts[place])["input_ids"]) for batch in batches for place in batch]
     assert lengths == sorted(lengths)
+
+
+@pytest.mark.parametrize("batch_size", [5, 128])
+def test_it_is_kept_how_the_first_problems_were_answered(make_evaluator, make_policy, batch_size):
+    policy = make_policy()
+    kept = make_evaluator(batch_size=batch_size, played=3).both(policy)
+    for name, evaluation in make_evaluator().both(policy).items():
+        played = kept[name].playbacks
+        assert list(played) == [0, 1, 2] and evaluation.playbacks == {}
+        assert [played[i].text for i in played] == evaluation.completions[:3] == kept[name].completions[:3]
+    assert any(logp for logp in kept["sampled"].playbacks[0].logps)
+    assert not any(logp for logp in kept["greedy"].playbacks[0].logps)

@@ -47,7 +47,9 @@ def test_results_stay_json_when_numbers_are_not(tmp_path):
 def test_a_second_report_replaces_the_first_and_leaves_nothing_else(tmp_path):
     write(tmp_path / "run", title="first")
     assert "first" not in write(tmp_path / "run", title="second")
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["curves.png", "report.md", "results.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "curves.png", "report.html", "report.md", "results.json",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
