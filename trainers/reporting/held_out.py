@@ -21,7 +21,7 @@ def held_out_line(when: str, evaluations: Outcomes) -> str:
     for measure in filter(is_reward, measures):
         parts = [f"{mode} {e.score(measure)}" for mode, e in evaluations.items()]
         lines.append(f"held-out {measure} {when}, mean [95%]: " + ", ".join(parts))
-    return "\n".join(lines) or f"held-out texts {when}: in the report; neither a reward nor an answer scores them"
+    return "\n".join(lines) or f"held-out texts {when}: in the report; no reward and no answer scores them"
 
 
 def held_out_tables(before: Outcomes | None, after: Outcomes) -> dict[str, Any]:
