@@ -54,8 +54,8 @@ class Work:
         for evaluator in self.evaluators:
             if evaluator.task.verify is None and evaluator.judge is None:
                 raise ConfigError(
-                    "task.reward: nothing scores the texts: no reward is named, and the data has no answers that its own "
-                    "completions are equal to"
+                    "task.reward: nothing scores the texts: no reward is named, and the data has no answers that its "
+                    "own completions are equal to"
                 )
             for decoding in self.decodings:
                 try:
