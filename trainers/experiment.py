@@ -54,8 +54,8 @@ def build_trainer(
     if isinstance(args, ImprovedDiffuGRPOConfig):
         if not task.rewards:
             raise ConfigError(
-                "task.reward: the data has no column answer to compare texts with; name a reward function of yours "
-                "(FILE.py:FUNCTION)"
+                "task.reward: the data has no answers that its own completions are equal to, with which texts could "
+                "be compared; name a reward function of yours (FILE.py:FUNCTION)"
             )
         trainer = ImprovedDiffuGRPOTrainer(
             policy,

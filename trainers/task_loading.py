@@ -82,8 +82,8 @@ def load_task(arguments: TaskArguments) -> tuple[Task, dict[str, Dataset]]:
         raise ConfigError(str(error)) from error
     if module is TASKS[OWN]:
         given = splits["train"].column_names
-        if arguments.rewards is None and "answer" not in given:
-            rewards = {}  # nothing was asked for, and there is nothing to compare a text with
+        if arguments.rewards is None and not _answers_itself(splits["train"]):
+            rewards = {}  # nothing was asked for, and a comparison with the answer would tell nothing
         _check_rewards(rewards, given)
         splits = {name: _filled(rows) for name, rows in splits.items()}
     check_splits(splits, arguments.label)
@@ -103,6 +103,14 @@ def _task(module: ModuleType, rewards: Mapping[str, Reward], arguments: TaskArgu
     # of data of the user's own nobody knows what is right, unless they ask for the comparison with the answer
     verifies = module is not TASKS[OWN] or "correctness" in rewards
     return Task(module, rewards, module.verify if verifies else None, judge)
+
+
+def _answers_itself(rows: Dataset) -> bool:
+    """Whether the data has answers, and its own completions are equal to them."""
+    if not {"answer", "completion"} <= set(rows.column_names):
+        return False
+    tried = rows.select(range(min(TRIED, len(rows))))
+    return all(TASKS[OWN].verify(c, a).strict for c, a in zip(tried["completion"], tried["answer"], strict=True))
 
 
 def _filled(rows: Dataset) -> Dataset:

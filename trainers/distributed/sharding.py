@@ -84,14 +84,14 @@ class ShardedTrainer(TrainerBehind):
         Raises:
             ConfigError: an option that sharded weights cannot go with.
         """
+        if self.args.ddp_find_unused_parameters is None:  # transformers would look for them, in every step
+            self.args.ddp_find_unused_parameters = trains_separate_experts(self.policy.model)
         super().create_accelerator_and_postprocess()
         if self.accelerator.distributed_type == DistributedType.MULTI_CPU and self._wants_fsdp():
             state = self.accelerator.state
             state.fsdp_plugin = FullyShardedDataParallelPlugin(**(self.args.fsdp_plugin_args or {}))
             state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
             self.is_fsdp_enabled = True
-        if self.args.ddp_find_unused_parameters is None:  # transformers would look for them, in every step
-            self.args.ddp_find_unused_parameters = trains_separate_experts(self.policy.model)
         self.check_sharded()
 
     @property

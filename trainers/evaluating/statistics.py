@@ -76,7 +76,7 @@ def means_of(repetitions: Sequence[Sequence[float | None]]) -> list[float | None
 def change_of_mean(before: Values, after: Values, clusters: Sequence[Hashable]) -> Mean:
     """`mean_of` after - before, of the problems whose both values are known."""
     pairs = zip(before, after, strict=True)
-    return mean_of([None if None in (old, new) else new - old for old, new in pairs], clusters)
+    return mean_of([None if old is None or new is None else new - old for old, new in pairs], clusters)
 
 
 def wilson(successes: int, n: int, z: float = Z95) -> Interval:

@@ -54,7 +54,8 @@ class Work:
         for evaluator in self.evaluators:
             if evaluator.task.verify is None and evaluator.judge is None:
                 raise ConfigError(
-                    "task.reward: nothing scores the texts; the data has no column answer, and no reward is named"
+                    "task.reward: nothing scores the texts: no reward is named, and the data has no answers that its "
+                    "own completions are equal to"
                 )
             for decoding in self.decodings:
                 try:

@@ -22,7 +22,7 @@ def held_out_scores(before: Outcomes | None, after: Outcomes | None) -> Table | 
     last = after or before or {}
     rows = [(mode, measure) for mode in last for measure in last[mode].measures]
     if not rows:
-        return Text("held-out texts: in the report; neither a reward nor an answer scores them", style="dim")
+        return Text("held-out texts: in the report; no reward and no answer scores them", style="dim")
     rewards = any(is_reward(measure) for _, measure in rows)
     shown = Table("held out" if rewards else "held-out accuracy", box=SIMPLE, collapse_padding=True, show_edge=False)
     for heading in (*measured, *(("gained" if rewards else "points gained",) if len(measured) == 2 else ())):

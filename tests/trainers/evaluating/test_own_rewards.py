@@ -61,7 +61,7 @@ def test_only_what_was_measured_is_said():
     first, second = held_out_line("after", {"greedy": both}).split("\n")
     assert first.startswith("held-out accuracy after: greedy 50.0% [") and second.startswith("held-out reward length")
     nothing = Evaluation([], [], [0], [""], 1.0, 1.0)
-    assert "neither a reward nor an answer scores them" in held_out_line("after", {"sampled": nothing})
+    assert "no reward and no answer scores them" in held_out_line("after", {"sampled": nothing})
     tables = held_out_tables({"sampled": rewards}, {"sampled": evaluation([2.0, 5.0])})
     assert list(tables["after"]) == ["sampled reward length"]
     assert tables["difference"]["sampled reward length"]["value"] == 2.0

@@ -9,7 +9,7 @@ from zoo.standins import load
 
 from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
 from trainers.models.adapters import lora_config
-from trainers.models.experts import attention_linears, has_experts
+from trainers.models.experts import attention_linears, has_experts, trains_separate_experts
 from trainers.models.policy import Policy
 from trainers.settings.dpo import DiffusionDPOConfig
 from trainers.settings.grpo import ImprovedDiffuGRPOConfig
@@ -18,6 +18,18 @@ from trainers.settings.options import ConfigError
 from trainers.settings.sft import DiffusionSFTConfig
 
 SELF_ATTENTION = [f"self_attn.{name}_proj" for name in "koqv"]
+
+
+def mixture(tokenizer, asks=False):
+    """Of transformers' own class, with random weights."""
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 24, "num_hidden_layers": 1}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.25}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "is_causal": False}
+    asked = {"output_router_logits": asks, "use_cache": False}
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(vocab_size=len(tokenizer), **ends, **sizes, **experts, **heads, **asked)
+    return Policy(Qwen3MoeForCausalLM(config), tokenizer)
 
 
 def targets(model, **options):
@@ -44,6 +56,24 @@ def test_attention_by_other_names_is_found():
     assert attention_linears(model) == ["attention.dense", "attention.query_key_value"]
 
 
+@pytest.mark.parametrize("settled", [False, True], ids=["one weight a layer", "one module an expert"])
+def test_ddp_looks_for_weights_without_a_gradient_only_among_separate_experts(make_sft, stand_in, tokenizer, settled):
+    """transformers' own classes keep all experts of a layer in one weight; code on the hub has a module for each."""
+    policy = load("llada_moe", stand_in("llada_moe")[0]) if settled else mixture(tokenizer)
+    assert trains_separate_experts(policy.model) is settled
+    trainer = make_sft(policy=policy)
+    assert trainer.accelerator.ddp_handler.find_unused_parameters is settled
+    policy.model.requires_grad_(False)
+    assert not trains_separate_experts(policy.model), "what is frozen needs no gradient"
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_what_ddp_was_told_is_kept(make_sft, make_grpo, given):
+    for trainer in (make_sft(ddp_find_unused_parameters=given), make_grpo(ddp_find_unused_parameters=given)):
+        assert trainer.accelerator.ddp_handler.find_unused_parameters is given
+    assert make_grpo().accelerator.ddp_handler.find_unused_parameters is False
+
+
 @pytest.mark.parametrize("config", [ImprovedDiffuGRPOConfig, DiffusionSFTConfig, DiffusionDPOConfig])
 @pytest.mark.parametrize("value", [0.01, None])
 def test_a_loss_of_the_routers_is_refused_by_name(config, value):
@@ -59,14 +89,7 @@ def test_transformers_own_mixture_trains_and_keeps_the_weight_of_its_routers(
     tokenizer, make_sft, grpo_args, splits, tmp_path, method, asks
 ):
     """Also one whose config asks for the routers' logits, on which TRL adds a loss."""
-    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 24, "num_hidden_layers": 1}
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.25}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "is_causal": False}
-    asked = {"output_router_logits": asks, "use_cache": False}
-    torch.manual_seed(0)
-    config = Qwen3MoeConfig(vocab_size=len(tokenizer), **ends, **sizes, **experts, **heads, **asked)
-    policy = Policy(Qwen3MoeForCausalLM(config), tokenizer)
+    policy = mixture(tokenizer, asks)
     if method == "sft":
         trainer = make_sft(policy=policy, max_steps=1)
     else:

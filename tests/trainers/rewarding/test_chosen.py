@@ -127,6 +127,10 @@ def test_own_data_is_verified_only_where_the_comparison_is_asked_for(load, tmp_p
     (tmp_path / "bare.jsonl").write_text("".join(f'{{"prompt": "Q{i}"}}\n' for i in range(9)))
     bare, splits = load_task(TaskArguments(data_files=[str(tmp_path / "bare.jsonl")]))
     assert bare.rewards == {} and bare.verify is None and set(splits["train"]["answer"]) == {""}
+    worked = [record | {"completion": f"So: {record['answer']}"} for record in RECORDS]
+    (tmp_path / "worked.jsonl").write_text("".join(json.dumps(record) + "\n" for record in worked))
+    solved, _ = load_task(TaskArguments(data_files=[str(tmp_path / "worked.jsonl")]))
+    assert solved.rewards == {} and solved.verify is None, "no text that was learned from would be right"
     with pytest.raises(ConfigError, match="correctness needs 'answer', which is neither"):
         load_task(TaskArguments(data_files=[str(tmp_path / "bare.jsonl")], rewards=["correctness"]))
 

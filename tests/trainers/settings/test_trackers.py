@@ -14,7 +14,7 @@ def test_every_tracker_of_transformers_is_known():
 
 @pytest.mark.parametrize("name", [name for name, (is_there, _) in TRACKERS.items() if not is_there()])
 def test_one_that_is_not_here_is_one_line(grpo_args, name):
-    with pytest.raises(ConfigError, match=rf"training\.report_to=\['tensorboard', '{name}'\]: {name} is not here; it n"):
+    with pytest.raises(ConfigError, match=rf"training\.report_to=\['tensorboard', '{name}'\]: {name} is not here"):
         check_trackers(grpo_args(report_to=["tensorboard", name]))
 
 
@@ -24,7 +24,7 @@ def test_what_is_here_passes(grpo_args, word):
 
 
 def test_an_unknown_one_is_told_which_there_are(grpo_args):
-    with pytest.raises(ConfigError, match=r"training\.report_to=\['wanbd'\]: expected some of azure_ml, .*, wandb, or"):
+    with pytest.raises(ConfigError, match=r"training\.report_to=\['wanbd'\]: expected some of azure_ml, .*, wandb"):
         check_trackers(grpo_args(report_to="wanbd"))
 
 

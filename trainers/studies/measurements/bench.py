@@ -1,12 +1,12 @@
 """What measurements are made on: a policy, held-out problems, and how the policy's experiment samples."""
 
 from dataclasses import dataclass
-from types import ModuleType
 
 from datasets import Dataset
 
 from trainers.models.policy import Policy
 from trainers.settings.diffusion import DiffusionArguments
+from trainers.task_loading import Task
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Bench:
     Args:
         args: generation, loss, masking and scheduled_sampling options.
         policy: the model.
-        task: module of `trainers.tasks`.
+        task: has the verifier.
         problems: rows with prompt, completion, answer and cluster.
         seed: of masks and sampling noise.
         repeats: how often whatever is drawn is drawn anew.
@@ -25,7 +25,7 @@ class Bench:
 
     args: DiffusionArguments
     policy: Policy
-    task: ModuleType
+    task: Task
     problems: Dataset
     seed: int
     repeats: int = 1

@@ -25,7 +25,7 @@ from trainers.tasks.hub import read_hub
 from trainers.tasks.math.fractions import FractionProblem, generate
 from trainers.tasks.math.judge import MAX_LENGTH, Judge, check_installed
 from trainers.tasks.math.text import Boxes, find_boxes, key_of
-from trainers.tasks.sources import carve, check_sources, read_jsonl
+from trainers.tasks.sources import OTHER, carve, check_sources, read_jsonl
 from trainers.tasks.verdicts import Verdict, text_of
 
 NAME = "math"
@@ -127,7 +127,9 @@ def to_problem(raw: object, where: str) -> Problem:
     problem, solution, answer = (values.get(key) for key in ("problem", "solution", "answer"))
     texts = [value for value in (problem, solution, answer) if value is not None]
     if problem is None or len(texts) < 2 or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(f'{where}: expected an object with the text "problem" and the text "solution" or "answer"')
+        raise ValueError(
+            f'{where}: expected an object with the text "problem" and the text "solution" or "answer"; {OTHER}'
+        )
     if answer is None:
         assert solution is not None  # two of three are there
         boxes = find_boxes(solution)

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from fractions import Fraction
 
 from trainers.tasks.arithmetic import LITERAL, parse, tokenize, value_of
-from trainers.tasks.sources import check_file, read_jsonl
+from trainers.tasks.sources import OTHER, check_file, read_jsonl
 from trainers.tasks.word_problems.numbers import ANSWER_MARK, ends_with_answer_line, parse_number, write_number
 from trainers.tasks.word_problems.problems import WordProblem, build_prompt
 
@@ -51,7 +51,7 @@ def read_extra(paths: Collection[str]) -> tuple[list[WordProblem], list[WordProb
 def to_gsm8k(raw: object, where: str) -> WordProblem:
     """Read one GSM8K record {"question", "answer"}; every problem is a cluster of its own."""
     if not isinstance(raw, dict) or not all(isinstance(raw.get(key), str) for key in ("question", "answer")):
-        raise ValueError(f'{where}: expected an object with the text keys "question" and "answer"')
+        raise ValueError(f'{where}: expected an object with the text keys "question" and "answer"; {OTHER}')
     solution = raw["answer"].strip()
     if not ends_with_answer_line(solution):
         raise ValueError(f'{where}: expected an "answer" that ends with the line "#### <number>"')
