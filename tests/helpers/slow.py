@@ -158,6 +158,7 @@ SLOW = {
     "trainers/models/test_families.py::test_a_model_of_blocks_without_a_cache_is_told_of_wherever_it_is_run": Slow(
         TRAINS, ("generate.py-exact-1", "generate.py-off-0")
     ),
+    "scripts/test_own_data.py::test_a_reward_is_trained_on_and_measured": Slow(TRAINS),
     # --- every combination of options
     "trainers/models/test_activation_checkpointing.py::"
     "test_checkpointing_keeps_loss_and_gradients_and_fewer_activations": Slow(
