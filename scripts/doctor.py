@@ -24,7 +24,9 @@ from trainers.settings.shipped import names_a_config
 def main(argv: list[str]) -> None:
     """Print what is found, one line a check, and config lines; exit status 1 where something is a fault."""
     own = OptionParser(__doc__, settings=True)
-    own.add_word("MODEL", "What model.name_or_path takes: a hub id, a directory, a known name; or a config, which names it.")
+    own.add_word(
+        "MODEL", "What model.name_or_path takes: a hub id, a directory, a known name; or a config, which names it."
+    )
     own.add_argument("--train", action="store_true", help="Also train three steps of SFT and of GRPO; save, reload.")
     own.add_argument(
         "--gpus", default="8xH100", metavar="COUNTxKIND", help="Accelerators that memory is planned for, as in plan."

@@ -33,7 +33,9 @@ whole = partial(at_least, 1)
 def options() -> OptionParser:
     """What is said beside a config: lengths in tokens, rates a second, bytes, and what to write."""
     parser = OptionParser(__doc__)
-    parser.add_word("MODEL", "A config, which names the model; or a short name, a hub id, a directory with config.json.")
+    parser.add_word(
+        "MODEL", "A config, which names the model; or a short name, a hub id, a directory with config.json."
+    )
     parser.add_word("GPUS", "COUNTxKIND, such as 8xH100; measure, or 1xcpu, is this machine.")
     parser.add_word("BUDGET", "Wall time or optimiser steps, such as 24h or 500steps.")
     parser.add_config(optional=True)
@@ -101,10 +103,11 @@ def show(plan: "Plan", launch: str, source: str) -> Callable[[str], None]:
     for line in summary(plan):
         print_plan(line)
     advice = plan.advice
-    if advice is not None and advice.way is None:
+    other = advice and advice.way
+    if advice is not None and other is None:
         print_plan(f"does not fit: {advice.text}")
     else:
-        print_plan("start it:" if advice is None else f"does not fit; it would, by {advice.way.strategy}, as:")
+        print_plan("start it:" if other is None else f"does not fit; it would, by {other.strategy}, as:")
         print_plan(f"  {launch}", soft_wrap=True)  # a command stays one line
     print_plan("\na prediction, not a measurement; it assumes:")
     for line in assumptions(plan, source):

@@ -62,5 +62,6 @@ def _read(path: Path, identity: dict[str, Any]) -> Outcomes | None:
 
 def _evaluation(kept: dict[str, Any]) -> Evaluation:
     """JSON knows no numbers as keys and no records."""
-    played = {int(place): Playback(**one) for place, one in kept["playbacks"].items()}
-    return Evaluation(**kept | {"playbacks": played})
+    values: dict[str, Any] = {**kept}
+    values["playbacks"] = {int(place): Playback(**one) for place, one in kept["playbacks"].items()}
+    return Evaluation(**values)

@@ -202,6 +202,7 @@ class ImprovedDiffuGRPOTrainer(SelfContained, ShardedTrainer, FaultTolerantRewar
         self.scorer = Scorer(self.policy, likelihood, args.temperature, self.meter)
         cap = args.importance_cap if args.rolls_out_off_policy else None
         self.token_weights = TokenWeights(likelihood, self.scorer, self.meter, cap)
+        assert args.output_dir is not None  # transformers has a default
         self.recorder = RolloutRecorder(self.policy, args.output_dir, self.cadence, share, args.recorded_rollouts)
         self.memory = MemoryBudget(args, likelihood, self.policy, self.accelerator)
 

@@ -140,7 +140,7 @@ def _rewards(trainer: Any) -> Iterator[str]:
         yield " + ".join(f"{weight:g} x {name}" for weight, name in zip(weights, names, strict=True))
 
 
-def _measured(args: DiffusionArguments, splits: dict[str, Dataset]) -> str:
+def _measured(args: Any, splits: dict[str, Dataset]) -> str:
     when = "before and after" if args.eval_before else "after the run"
     held_out = f"{len(splits['test'])} held-out problems {when}, sampled and greedy"
     if _plain(args.eval_strategy) == "no":
@@ -149,7 +149,7 @@ def _measured(args: DiffusionArguments, splits: dict[str, Dataset]) -> str:
     return f"{held_out}; {len(splits['validation'])} validation problems {every}"
 
 
-def _saved(args: DiffusionArguments) -> str:
+def _saved(args: Any) -> str:
     strategy = _plain(args.save_strategy)
     often = {"no": "no checkpoints", "steps": f"checkpoint every {args.save_steps:g} steps"}
     kept = f", the last {args.save_total_limit} kept" if args.save_total_limit else ""

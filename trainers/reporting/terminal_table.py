@@ -29,7 +29,7 @@ def print_table(console: Console, table: Table, keys: int) -> None:
     """
     if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
         return console.print(table)
-    plain = {"markup": False, "highlight": False, "soft_wrap": True}
+    plain: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
     if table.title:
         console.print(table.title, style="bold", **plain)
     headings = [str(column.header) for column in table.columns]

@@ -51,7 +51,7 @@ def find_or_none(text: str) -> Path | None:
 
 
 def names_a_config(text: str) -> bool:
-    """Whether a word means a config where a model's name may stand too; a .json, a file or a model's folder is none."""
+    """Whether a word means a config where a model's name may stand too; a model's folder or file is none."""
     if Path(text).exists() and not text.endswith(SUFFIXES[:2]):
         return (Path(text) / f"{INSIDE}.yaml").is_file()
     return text.endswith(SUFFIXES[:2]) or find_or_none(text) is not None

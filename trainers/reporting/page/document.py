@@ -32,7 +32,7 @@ def write_page(path: str | Path, title: str, content: Mapping[str, Any]) -> Path
 
 def document(title: str, content: Mapping[str, Any]) -> str:
     """The text of the page. No text of ``title`` or ``content`` acts as markup."""
-    assets = files(__package__) / "assets"
+    assets = files("trainers.reporting.page") / "assets"
     read = {name: (assets / name).read_text(encoding="utf-8") for name in ("page.html", "style.css", *SCRIPTS)}
     return Template(read["page.html"]).substitute(
         title=html.escape(title),
