@@ -59,8 +59,8 @@ def log_line(row: Row, step: str, left: str = "") -> str:
     text = "  ".join(part.replace(" ", "\0") for part in [*parts, *filter(None, [left])])
     width = max(LEAST_WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns - 1)
     start = f"{'validation' if validation else step:<{max(INDENT, len(step))}}  "
-    whole = {"break_long_words": False, "break_on_hyphens": False}
-    folded = textwrap.fill(text, width, initial_indent=start, subsequent_indent=" " * (INDENT + 2), **whole)
+    indents = {"initial_indent": start, "subsequent_indent": " " * (INDENT + 2)}
+    folded = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False, **indents).fill(text)
     return folded.replace("\0", " ")
 
 
@@ -96,11 +96,16 @@ class LineProgress(ProgressCallback):
             super().on_step_end(args, state, control, **kwargs)
 
     def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
     ) -> None:
         """Move the bar of an evaluation, in a terminal alone."""
         if sys.stderr.isatty():
-            super().on_prediction_step(args, state, control, **kwargs)
+            super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
 
     def on_log(
         self,

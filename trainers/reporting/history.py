@@ -52,7 +52,8 @@ def nelbo_error(row: Row) -> float | None:
     """Monte-Carlo standard error of a row's bound; None where the estimator has none, or where nothing is left to
     chance: a "± 0.00" would claim more than is known."""
     error = row.get("nelbo_standard_error")
-    return error if is_number(row.get("nelbo")) and is_number(error) and error > 0 else None
+    known = error is not None and is_number(error) and is_number(row.get("nelbo"))
+    return error if known and error > 0 else None
 
 
 def reward_means(rows: Log) -> dict[str, str]:
