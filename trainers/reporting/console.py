@@ -59,9 +59,8 @@ def log_line(row: Row, step: str, left: str = "") -> str:
     text = "  ".join(part.replace(" ", "\0") for part in [*parts, *filter(None, [left])])
     width = max(LEAST_WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns - 1)
     start = f"{'validation' if validation else step:<{max(INDENT, len(step))}}  "
-    indents = {"initial_indent": start, "subsequent_indent": " " * (INDENT + 2)}
-    folded = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False, **indents).fill(text)
-    return folded.replace("\0", " ")
+    wrapper = textwrap.TextWrapper(width, start, " " * (INDENT + 2), break_long_words=False, break_on_hyphens=False)
+    return wrapper.fill(text).replace("\0", " ")
 
 
 def _parts(row: Row) -> Iterator[str]:
