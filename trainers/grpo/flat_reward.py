@@ -25,6 +25,11 @@ class FlatReward:
         self._rows: list[Row] = []
         self._settled = False
 
+    @property
+    def waiting(self) -> bool:
+        """Whether no row has shown a signal so far, and too few have been seen to say so."""
+        return bool(self._rows) and not self._settled
+
     def look(self, row: Row, args: ImprovedDiffuGRPOConfig) -> str | None:
         """What to say of the run's beginning, in one line; None: nothing, or not yet.
 

@@ -138,7 +138,7 @@ class DiagnosticsCallback(TrainerCallback):
             self._warned.add(NO_SIGNAL)  # it says the same, and more
             _say("warning: step %d: %s", state.global_step, flat)
         for name, recent in self._recent.items():
-            if name in logs:
+            if name in logs and not (name == NO_SIGNAL and self._first.waiting):
                 recent.append(math.nan if logs[name] is None else logs[name])  # transformers logs None for NaN
                 if len(recent) == WINDOW:
                     self._judge(name, sum(recent) / WINDOW, state.global_step)

@@ -59,9 +59,8 @@ def log_line(row: Row, step: str, left: str = "") -> str:
     text = "  ".join(part.replace(" ", "\0") for part in [*parts, *filter(None, [left])])
     width = max(LEAST_WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns - 1)
     start = f"{'validation' if validation else step:<{max(INDENT, len(step))}}  "
-    whole: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
-    folded = textwrap.fill(text, width, initial_indent=start, subsequent_indent=" " * (INDENT + 2), **whole)
-    return folded.replace("\0", " ")
+    wrapper = textwrap.TextWrapper(width, start, " " * (INDENT + 2), break_long_words=False, break_on_hyphens=False)
+    return wrapper.fill(text).replace("\0", " ")
 
 
 def _parts(row: Row) -> Iterator[str]:
@@ -105,7 +104,7 @@ class LineProgress(ProgressCallback):
     ) -> None:
         """Move the bar of an evaluation, in a terminal alone."""
         if sys.stderr.isatty():
-            super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
+            super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
 
     def on_log(
         self,

@@ -18,9 +18,13 @@ from trainers.models.suggestions import Suggestion
 from trainers.reporting.batches import batch_lines
 from trainers.settings.config import ExperimentConfig
 from trainers.settings.diffusion import DiffusionArguments
+from trainers.settings.dpo import DiffusionDPOConfig
+from trainers.settings.grpo import ImprovedDiffuGRPOConfig
 from trainers.settings.options import dotted
+from trainers.settings.sft import DiffusionSFTConfig
 
 Line = tuple[str, str]  # what, and the text beside it
+TrainerArguments = ImprovedDiffuGRPOConfig | DiffusionSFTConfig | DiffusionDPOConfig
 
 
 def run_header(lines: list[Line]) -> Table:
@@ -140,7 +144,7 @@ def _rewards(trainer: Any) -> Iterator[str]:
         yield " + ".join(f"{weight:g} x {name}" for weight, name in zip(weights, names, strict=True))
 
 
-def _measured(args: Any, splits: dict[str, Dataset]) -> str:
+def _measured(args: TrainerArguments, splits: dict[str, Dataset]) -> str:
     when = "before and after" if args.eval_before else "after the run"
     held_out = f"{len(splits['test'])} held-out problems {when}, sampled and greedy"
     if _plain(args.eval_strategy) == "no":
@@ -149,7 +153,7 @@ def _measured(args: Any, splits: dict[str, Dataset]) -> str:
     return f"{held_out}; {len(splits['validation'])} validation problems {every}"
 
 
-def _saved(args: Any) -> str:
+def _saved(args: TrainerArguments) -> str:
     strategy = _plain(args.save_strategy)
     often = {"no": "no checkpoints", "steps": f"checkpoint every {args.save_steps:g} steps"}
     kept = f", the last {args.save_total_limit} kept" if args.save_total_limit else ""

@@ -52,8 +52,9 @@ def nelbo_error(row: Row) -> float | None:
     """Monte-Carlo standard error of a row's bound; None where the estimator has none, or where nothing is left to
     chance: a "± 0.00" would claim more than is known."""
     error = row.get("nelbo_standard_error")
-    known = is_number(row.get("nelbo")) and error is not None and is_number(error)
-    return error if known and error > 0 else None
+    if error is None or not is_number(error) or not is_number(row.get("nelbo")):
+        return None
+    return error if error > 0 else None
 
 
 def reward_means(rows: Log) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Tables in the terminal: the one that ends a run, the last value of every metric, and tables that may be too wide."""
 
+from functools import partial
+
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -29,16 +31,16 @@ def print_table(console: Console, table: Table, keys: int) -> None:
     """
     if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
         return console.print(table)
-    plain: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     if table.title:
-        console.print(table.title, style="bold", **plain)
+        say(table.title, style="bold")
     headings = [str(column.header) for column in table.columns]
     widest = max(map(len, headings[keys:]))
     for row in zip(*(column.cells for column in table.columns), strict=True):
         named = zip(headings[:keys], row[:keys], strict=True)
-        console.print(", ".join(f"{heading} {cell}".strip() for heading, cell in named), style="bold", **plain)
+        say(", ".join(f"{heading} {cell}".strip() for heading, cell in named), style="bold")
         for heading, cell in zip(headings[keys:], row[keys:], strict=True):
-            console.print(f"  {heading:<{widest}}  {' / '.join(str(cell).splitlines())}", **plain)
+            say(f"  {heading:<{widest}}  {' / '.join(str(cell).splitlines())}")
     return None
 
 
