@@ -153,7 +153,17 @@ def test_generation_writes_a_page_that_plays_what_it_printed(grpo):
 def test_real_gsm8k_files_train(write):
     work = write("grpo", num_generations=4)
     files = (REAL_DATA / "train.jsonl", REAL_DATA / "test.jsonl")
-    arguments = ["--task.data_files", *files, "--task.test_size", 4, "--task.rewards", "correctness", "digits"]
+    arguments = [
+        "--task.name",
+        "gsm8k",
+        "--task.data_files",
+        *files,
+        "--task.test_size",
+        4,
+        "--task.rewards",
+        "correctness",
+        "digits",
+    ]
     fork("train.py", "config.yaml", *arguments, "--max_completion_length", 32, "--max_steps", 3, cwd=work)
     results = json.loads((work / "out" / "results.json").read_text())
     losses = [entry for entry in results["log_history"] if "grad_norm" in entry]

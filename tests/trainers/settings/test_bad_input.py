@@ -98,7 +98,7 @@ def truncated_model(model_dir, tmp_path):
 def malformed_data(model_dir, tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text('{"question": "1 + 1?", "answer": "2\\n#### 2"}\n{"question": "1 + 2?"}\n')
-    return ["--task.data_files", path]
+    return ["--task.name", "gsm8k", "--task.data_files", path]
 
 
 # what is given, and what the line must say: the key, the value, what is allowed
@@ -134,7 +134,7 @@ BAD = {
         ["loss.prediction_type='flow_matching'", "'masked' for GRPO", "no token likelihood"],
     ),
     "impossible batch": (["--num_generations", "3"], ["training", "3"]),
-    "unknown reward": (["--task.rewards", "kindness"], ["task.rewards='kindness'", "correctness", "format"]),
+    "unknown reward": (["--task.rewards", "kindness"], ["task.reward='kindness'", "correctness", "format"]),
     "repeated reward": (["--task.rewards", "probe", "probe"], ["task.rewards=['probe', 'probe']", "each reward once"]),
     "weights of other rewards": (
         ["--reward_weights", "1", "2"],
@@ -142,7 +142,10 @@ BAD = {
     ),
     "no time for rewards": (["--task.reward_time_limit", "0"], ["task.reward_time_limit=0.0", "seconds above 0"]),
     "unknown task": (["--task.name", "chess"], ["task.name='chess'", "gsm8k"]),
-    "missing data": (["--task.data_files", "/nowhere.jsonl"], ["task.data_files", "/nowhere.jsonl"]),
+    "missing data": (
+        ["--task.name", "gsm8k", "--task.data_files", "/nowhere.jsonl"],
+        ["task.data_files", "/nowhere.jsonl"],
+    ),
     "malformed data": (malformed_data, ["train.jsonl, line 2", '"answer"']),
     "missing model": (
         ["--model.name_or_path", "/nowhere"],

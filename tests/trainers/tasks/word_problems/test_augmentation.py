@@ -211,7 +211,8 @@ def test_generated_problems_and_countdown_refuse_the_options(task, options, show
 def test_a_config_reaches_the_task(tmp_path):
     file = write_jsonl(tmp_path / "a.jsonl", range(20, 120))
     extra = write_jsonl(tmp_path / "b.jsonl", range(700, 710))
-    arguments = TaskArguments(data_files=[file], solutions=["equations"], perturbed_copies=1, extra_files=[extra])
+    options = {"data_files": [file], "solutions": ["equations"], "perturbed_copies": 1, "extra_files": [extra]}
+    arguments = TaskArguments(task_name="gsm8k", **options)
     _, splits = load_task(arguments)
     assert splits["train"].num_rows == 2 * (80 + 10)
     assert all(prompt.endswith("\nEquations:") for prompt in splits["test"]["prompt"])
@@ -228,4 +229,4 @@ def test_bad_further_files_are_named(tmp_path):
         if content is not None:
             (tmp_path / name).write_text(content)
         with pytest.raises(ConfigError, match=re.escape(message)):
-            load_task(TaskArguments(data_files=[file], extra_files=[str(tmp_path / name)]))
+            load_task(TaskArguments(task_name="gsm8k", data_files=[file], extra_files=[str(tmp_path / name)]))
