@@ -55,8 +55,6 @@ def policy_of(model: Model, args: Any, processing_class: PreTrainedTokenizerBase
         refuse_hidden_adapter(policy.model)
     else:
         raise ConfigError(f"model={type(model).__name__}: expected the name of a model, a PreTrainedModel or a Policy")
-    if policy.block_length is not None:
-        check_block_causal(args)
     return policy
 
 

@@ -1,10 +1,12 @@
 """Whatever a constructor is given as its model is the same policy in the end, or is refused in one line."""
 
 import copy
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
+from zoo.standins import STAND_INS
 
 from trainers.inputs.model import fitting, model_arguments, policy_of
 from trainers.models.families import SETTLED
@@ -112,7 +114,7 @@ def test_what_is_no_model_is_refused(args):
 def test_a_block_causal_model_in_memory_wants_the_options_of_one(stand_in, args):
     path, _ = stand_in("llada2")
     told = {"max_completion_length": 8, "max_timesteps": 8, "block_length": 4}
-    held = load_policy(ModelArguments(str(path)), block_length=4)
+    held = load_policy(ModelArguments(str(path), **STAND_INS["llada2"].arguments), block_length=4)
     policy = policy_of(held.model, args(**told), held.tokenizer)
     assert policy.block_length == 4 and policy.calling == held.calling
     for wrong, named in (
