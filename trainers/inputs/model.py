@@ -46,6 +46,8 @@ def policy_of(model: Model, args: Any, processing_class: PreTrainedTokenizerBase
         raise refusal(args, "model_init_kwargs", "expected None: the model is there already, and is not loaded")
     if isinstance(model, PreTrainedModel | PeftModel):
         policy = policy_around(model, processing_class, args.block_length, args.trust_remote_code)
+        if policy.block_length is not None:
+            check_block_causal(args)
     elif isinstance(model, Policy):
         policy = model
         if processing_class not in (None, policy.tokenizer):
@@ -53,8 +55,6 @@ def policy_of(model: Model, args: Any, processing_class: PreTrainedTokenizerBase
         refuse_hidden_adapter(policy.model)
     else:
         raise ConfigError(f"model={type(model).__name__}: expected the name of a model, a PreTrainedModel or a Policy")
-    if policy.block_length is not None:
-        check_block_causal(args)
     return policy
 
 

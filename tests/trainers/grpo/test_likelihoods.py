@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from trl import GRPOTrainer
+from trl.trainer.utils import add_fused_lm_head
 from watching import (
     LORA,
     REUSED,
@@ -392,6 +393,7 @@ def test_left_to_right_replay_on_a_causal_model_is_trls_own_log_prob(make_grpo, 
         found = replay.score(denoiser, prompt_ids, prompt_mask, ids, draws, temperature).per_token_logps
         attention_mask = torch.cat([prompt_mask, torch.ones_like(ids)], dim=1)
         whole = torch.cat([prompt_ids, ids], dim=1)
+        add_fused_lm_head(trainer.model, temperature)  # of TRL's own scoring
         expected, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(
             trainer, trainer.model, whole, attention_mask, 6
         )

@@ -9,7 +9,13 @@ from transformers import Trainer
 from trl import GRPOTrainer, SFTTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 from trl.trainer.callbacks import SyncRefModelCallback
-from trl.trainer.utils import disable_dropout_in_model, pad, shuffle_sequence_dict, split_tensor_dict
+from trl.trainer.utils import (
+    add_fused_lm_head,
+    disable_dropout_in_model,
+    pad,
+    shuffle_sequence_dict,
+    split_tensor_dict,
+)
 
 from trainers.grpo.trainer import ImprovedDiffuGRPOTrainer
 
@@ -111,6 +117,7 @@ def test_one_turn_of_trl_returns_token_lists_and_log_probs_as_the_override_does(
 
 def test_scoring_of_trl_returns_three_values_of_which_the_first_two_are_per_token(trained):
     ids = torch.randint(3, 100, (2, 9), generator=torch.Generator().manual_seed(0))
+    add_fused_lm_head(trained.model, outputs=("log_probs", "entropy"))  # which our trainer takes off again
     logps, entropies, aux = GRPOTrainer._get_per_token_logps_and_entropies(
         trained, trained.model, ids, torch.ones_like(ids), 4, compute_entropy=True
     )

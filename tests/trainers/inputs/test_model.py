@@ -1,12 +1,12 @@
 """Whatever a constructor is given as its model is the same policy in the end, or is refused in one line."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
+from zoo.standins import STAND_INS
 
 from trainers.inputs.model import fitting, model_arguments, policy_of
 from trainers.models.families import SETTLED
@@ -111,11 +111,18 @@ def test_what_is_no_model_is_refused(args):
         policy_of(torch.nn.Linear(1, 1), args())
 
 
-def test_a_block_causal_policy_wants_the_options_of_one(make_policy, args):
-    policy = replace(make_policy(), block_length=7)
-    policy_of(policy, args(max_completion_length=14, max_timesteps=14, block_length=7))
-    with pytest.raises(ConfigError, match=r"generation\.block_length=None: expected the tokens of a block"):
-        policy_of(policy, args(max_completion_length=14, max_timesteps=14))
+def test_a_block_causal_model_in_memory_wants_the_options_of_one(stand_in, args):
+    path, _ = stand_in("llada2")
+    told = {"max_completion_length": 8, "max_timesteps": 8, "block_length": 4}
+    held = load_policy(ModelArguments(str(path), **STAND_INS["llada2"].arguments), block_length=4)
+    policy = policy_of(held.model, args(**told), held.tokenizer)
+    assert policy.block_length == 4 and policy.calling == held.calling
+    for wrong, named in (
+        ({"block_length": None}, "block_length"),
+        ({"scheduled_sampling_max_step_offset": 2}, "0 for"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            policy_of(held.model, args(**told | wrong), held.tokenizer)
 
 
 # ---- TRL's words for how a model is loaded --------------------------------------------------------------------------

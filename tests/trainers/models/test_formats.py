@@ -96,8 +96,10 @@ def test_system_prompt_of_the_option_stands_in_front_and_never_beside_another(ow
 
 
 def test_messages_without_a_template_are_one_clear_error(tokenizer):
-    with pytest.raises(ConfigError, match=r"^task.chat_template=false, .* list of messages"):
+    with pytest.raises(ConfigError, match=r"list of messages, .*: the tokenizer has none; set its chat_template"):
         BARE.encode(tokenizer, [CHAT])
+    with pytest.raises(ConfigError, match=r"list of messages, .*task\.chat_template=false or auto .*; set true"):
+        BARE.encode(templated(tokenizer, "roles"), [CHAT])
 
 
 def test_what_a_template_refuses_is_one_line(tokenizer):
