@@ -8,7 +8,10 @@ import pytest
 from floors import FLOORS, modules
 from paths import REPO
 
-FILE = re.compile(r"(?<![\w./-])((?:core|trainers|tests|scripts|configs|docs)/[\w./-]*[\w-])(?![\w*{<])")
+# not one of another repository: `configs/x.yaml` in OWNER/NAME
+FILE = re.compile(
+    r"(?<![\w./-])((?:core|trainers|tests|scripts|configs|docs)/(?>[\w./-]*[\w-]))(?![\w*{<]|`?\s(?:#\s)?in [\w-]+/[\w-]+)"
+)
 BARE = re.compile(r"`(test_\w+\.py)`")  # a test's file, beside a word on where it is
 MODULE = re.compile(r"`((?:core|trainers)\.[\w.]*\w)`")
 ENDINGS = ("", ".py")
