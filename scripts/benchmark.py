@@ -186,7 +186,7 @@ MODES = {
 def main(argv: list[str]) -> None:
     """Check the mode's options before anything slow is imported, then run the mode."""
     if argv and is_wanted(argv[:1]):
-        show(modes(OptionParser(__doc__), SUMMARIES))
+        show(modes(OptionParser(__doc__).described(), SUMMARIES))
         return
     if not argv or argv[0] not in MODES:
         raise ConfigError(f"mode {argv[0] if argv else ''!r}: expected one of {', '.join(MODES)}; each has --help")

@@ -25,6 +25,7 @@ class Slow:
 
 
 SLOW = {
+    "test_wheel.py": Slow(TRAINS),
     # --- runs that are killed, stopped, or fail
     "trainers/faults/test_faults.py": Slow(KILLS),
     "trainers/faults/test_faults_torchrun.py": Slow(PROCESSES),

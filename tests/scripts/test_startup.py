@@ -4,6 +4,7 @@ so does the console command in front of them.
 What that saves in seconds is measured by `scripts/benchmark.py startup`, and is no test.
 """
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -56,6 +57,29 @@ def test_help_is_light(command):
     assert status == 0 and not said
     assert imported == []
     assert command in shown
+
+
+def entries(shown, title):
+    """Name -> text, of a block of a help."""
+    block = shown.partition(f"\n{title}:\n")[2].partition("\n\n")[0]
+    found = re.findall(r"^  (\S.*?)(?:  +(?=\S)|\n)((?:.*\n?)(?:^ {4,}.*\n?)*)", block + "\n", re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+MODES = ["rollout", "loss", "train", "code", "init", "startup"]  # of benchmark
+
+
+@pytest.mark.parametrize(("command", "mode"), [(c, []) for c in COMMANDS] + [("benchmark", [mode]) for mode in MODES])
+def test_what_belongs_to_a_command_is_explained_in_sentences(command, mode):
+    shown = answer(command, *mode, "--help")[1]
+    usage = " ".join(shown.partition("\n\n")[0].split())
+    arguments, options = entries(shown, "arguments"), entries(shown, "options")
+    assert [name for name in arguments if name not in usage] == []
+    assert [name for name in options if not name.startswith("-")] == [] and "-h, --help" in " ".join(options)
+    texts = arguments | options
+    assert {name: text for name, text in texts.items() if not re.fullmatch(r"[A-Z0-9].*\.", text)} == {}
+    required = [name for name in options if name.split()[0] in usage.split()]
+    assert ("[options]" in usage) == (len(options) > len(required) + 1), "but for what must be given, and --help"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

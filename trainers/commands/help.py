@@ -8,17 +8,15 @@ COMMAND --help all         the command and all sections
 
 import argparse
 import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
 from trainers.commands import layout
 from trainers.commands.program import CONSOLE, program
 from trainers.settings.declarations import Unknown
 from trainers.settings.options import SECTIONS, ConfigError
 from trainers.settings.parser import TRAINERS, SectionParser, parser_for
-
-if TYPE_CHECKING:
-    from trainers.commands.options import OptionParser
 
 HELP = {"-h", "--help"}
 ALL = "all"
@@ -27,12 +25,34 @@ LONG = {"-h, --help [TOPIC]": f"Show this, or a section, a setting, or {ALL}; th
 TRAINER = {"--trainer VALUE": layout.explained("Overrides the trainer of the config.", TRAINERS)}
 
 
+@dataclass(frozen=True)
+class Command:
+    """What help says of one command.
+
+    Attributes:
+        name: as usage lines have it.
+        usage: what follows the name.
+        summary, notes: the first line of its docstring, and the rest.
+        arguments: name and meaning of what is no option.
+        options: its own, as argparse has them.
+        settings: whether the settings of a config may follow.
+    """
+
+    name: str
+    usage: Sequence[str]
+    summary: str
+    notes: str
+    arguments: Sequence[tuple[str, str]]
+    options: Sequence[argparse.Action]
+    settings: bool
+
+
 def is_wanted(argv: list[str]) -> bool:
     """Whether a command line asks for help rather than for work."""
     return not HELP.isdisjoint(argv)
 
 
-def answer(parser: "OptionParser", argv: list[str]) -> str:
+def answer(command: Command, argv: list[str]) -> str:
     """The help that a command line asks for.
 
     Raises:
@@ -41,50 +61,50 @@ def answer(parser: "OptionParser", argv: list[str]) -> str:
     place = next(index for index, word in enumerate(argv) if word in HELP)
     topics = list(takewhile(lambda word: not word.startswith("-"), argv[place + 1 :]))
     others = argv[:place] + argv[place + 1 + len(topics) :]
-    if not parser.settings:
+    if not command.settings:
         if topics:
-            raise ConfigError(f"--help {topics[0]}: {parser.prog} has no settings of a config, only --help")
-        return overview(parser, None)
+            raise ConfigError(f"--help {topics[0]}: {command.name} has no settings of a config, only --help")
+        return overview(command, None)
     sections = parser_for(others)
     if not topics:
-        return overview(parser, sections)
+        return overview(command, sections)
     if ALL in topics:
-        return "\n\n".join([overview(parser, sections), *(section(sections, name) for name in held(sections))])
+        return "\n\n".join([overview(command, sections), *(section(sections, name) for name in held(sections))])
     return "\n\n".join(about(sections, topic) for topic in topics)
 
 
-def overview(parser: "OptionParser", sections: SectionParser | None) -> str:
+def overview(command: Command, sections: SectionParser | None) -> str:
     """The command itself, and what its config's sections hold."""
-    options = [(option_name(action), option_text(action)) for action in parser.options()]
+    options = [(option_name(action), option_text(action)) for action in command.options]
     parts = [
-        layout.usage(parser.prog, *parser.usage_words()),
-        layout.folded(parser.description or ""),
-        layout.block("arguments:", [(word.name, word.help) for word in parser.words]),
+        layout.usage(command.name, *command.usage),
+        layout.folded(command.summary),
+        layout.block("arguments:", command.arguments),
         layout.block("options:", [*options, *(SHORT if sections is None else LONG).items()]),
     ]
     if sections is not None:
         rows = [(name, f"{SECTIONS[name]} ({count})") for name, count in held(sections).items()]
         title = f"settings of the config, by section (with their number, for trainer {sections.trainer}):"
-        last = f"`{parser.prog} --help SECTION` has the settings of a section: each overrides the config's."
+        last = f"`{command.name} --help SECTION` has the settings of a section: each overrides the config's."
         parts += [layout.block(layout.folded(title), [*TRAINER.items(), *rows]), layout.folded(last)]
-    parts.append(layout.notes(parser.epilog or "", swaps()))
+    parts.append(layout.notes(command.notes, swaps()))
     return "\n\n".join(filter(None, parts))
 
 
-def modes(parser: "OptionParser", summaries: dict[str, str]) -> str:
+def modes(command: Command, summaries: dict[str, str]) -> str:
     """A command that consists of several: a line each.
 
     Args:
-        parser: of what they share.
+        command: what they share.
         summaries: mode -> what it does.
     """
     parts = [
-        layout.usage(parser.prog, "MODE", "[arguments and options of the mode]"),
-        layout.folded(parser.description or ""),
+        layout.usage(command.name, "MODE", "[arguments and options of the mode]"),
+        layout.folded(command.summary),
         layout.block("modes:", summaries.items()),
         layout.block("options:", SHORT.items()),
-        layout.folded(f"`{parser.prog} MODE --help` has the options of a mode."),
-        layout.notes(parser.epilog or "", swaps()),
+        layout.folded(f"`{command.name} MODE --help` has the options of a mode."),
+        layout.notes(command.notes, swaps()),
     ]
     return "\n\n".join(filter(None, parts))
 

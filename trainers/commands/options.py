@@ -47,7 +47,7 @@ class OptionParser(argparse.ArgumentParser):
 
     def __init__(self, doc: str | None, mode: str = "", settings: bool = False):
         super().__init__(" ".join(filter(None, (program(), mode))), add_help=False, allow_abbrev=False)
-        self.description, _, self.epilog = (doc or "").partition("\n")
+        self.description = doc
         self.words: list[Word] = []
         self.settings = settings
 
@@ -87,7 +87,7 @@ class OptionParser(argparse.ArgumentParser):
             SystemExit: after printing the help.
         """
         if helping.is_wanted(argv):
-            show(helping.answer(self, argv))
+            show(helping.answer(self.described(), argv))
             raise SystemExit(0)
         found, rest = self.parse_known_args(argv)
         leading = list(takewhile(lambda text: not text.startswith("-"), rest))
@@ -108,9 +108,11 @@ class OptionParser(argparse.ArgumentParser):
         """The command's own options, without dashes."""
         return [name.removeprefix("--") for action in self._actions for name in action.option_strings]
 
-    def options(self) -> list[argparse.Action]:
-        """The command's own options, as argparse has them."""
-        return list(self._actions)
+    def described(self) -> helping.Command:
+        """What help says of it."""
+        arguments = [(word.name, word.help) for word in self.words]
+        usage, (summary, _, notes) = self.usage_words(), (self.description or "").partition("\n")
+        return helping.Command(self.prog, usage, summary, notes, arguments, self._actions, self.settings)
 
     def usage_words(self) -> Words:
         """What a usage line says behind the program: words, what must be given, and what may follow."""

@@ -1,6 +1,7 @@
 """Activation checkpointing (Chen et al. 2016, 1604.06174) for models of every family."""
 
 from transformers import PreTrainedModel, TrainingArguments
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trainers.models.families import FAMILIES
 from trainers.models.policy import Policy
@@ -14,9 +15,14 @@ def checkpoint_activations(policy: Policy, args: TrainingArguments) -> None:
     option is then off: TRL refuses models without transformers' switch.
 
     Raises:
-        ConfigError: the model has neither.
+        ConfigError: the model has neither, or transformers is too old: it computed a layer again with the hooks around
+            it, which the scorer's do not survive.
     """
-    if not args.gradient_checkpointing or _has_switch(policy.model):
+    if not args.gradient_checkpointing:
+        return
+    if _has_switch(policy.model):
+        if "__call__" in vars(GradientCheckpointingLayer):
+            raise refusal(args, "gradient_checkpointing", "needs transformers 5.23 or later; expected false, or that")
         return
     family = FAMILIES[policy.family]
     if family.checkpoint_activations is None:

@@ -155,6 +155,8 @@ class _SpanLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
+    get_max_cache_shape = get_max_length  # what the earliest 5.x of transformers call it
+
 
 class _Span(Cache):
     """A cache for one forward: reads a memory, keeps what the forward wrote.

@@ -112,7 +112,7 @@ def test_loss_writes_every_form(benchmark, tmp_path):
         (["rollout", "--temperature", "-1"], "--temperature -1.0: expected at least 0"),
         (["rollout", "--batch_size", "4", "3", "--group", "2"], "--batch_size 3: expected a multiple of --group 2"),
         (["rollout", "--data", "x.jsonl"], "--data x.jsonl: only with --model"),
-        (["rollout", "--device", "tpu"], "'tpu': expected one of cpu"),
+        (["rollout", "--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
         (["rollout", "--shape", "9B"], "invalid choice: '9B'"),
         (["rollout", "--output", "/dev/null/out"], "--output /dev/null/out: "),
         (["rollout", "--model", "/nowhere"], "'/nowhere' cannot be loaded"),

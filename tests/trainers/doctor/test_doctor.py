@@ -208,7 +208,7 @@ def test_memory_that_nothing_fits_into_is_a_note(patient, monkeypatch):
 def test_bad_options_are_errors_before_anything_is_loaded(tmp_path):
     with pytest.raises(ConfigError, match=r"generation\.steps"):
         admit("tiny", ("--generation.steps", "0"))
-    with pytest.raises(AssertionError, match="expected one MODEL"):
+    with pytest.raises(AssertionError, match="expected MODEL, got nothing"):
         fork("doctor.py", cwd=tmp_path)
 
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 from watching import LORA
 from zoo.standins import STAND_INS, build
 
@@ -180,3 +181,13 @@ def test_sft_in_bfloat16_stays_close_to_float32(model_dir, make_sft, options):
     found, expected = losses(**options), losses()
     assert found.isfinite().all() and not torch.equal(found, expected)
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0)  # 8 bits of a product: 2^-8 each
+
+
+def test_transformers_that_checkpoint_the_hooks_too_are_refused(model_dir, grpo_args, monkeypatch):
+    """Up to 5.22 a layer was called again with its hooks, where later versions call its forward."""
+    policy = load_policy(ModelArguments(str(model_dir)))
+    args = grpo_args(gradient_checkpointing=True)
+    checkpoint_activations(policy, args)
+    monkeypatch.setattr(GradientCheckpointingLayer, "__call__", lambda self: None)
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing=True: needs transformers 5\.23 or later"):
+        checkpoint_activations(policy, args)

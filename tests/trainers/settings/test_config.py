@@ -387,6 +387,8 @@ ALTERED = {
     "model_init_kwargs": {"dtype": "bfloat16"},
     "pad_to_multiple_of": 8,
     "neftune_noise_alpha": 5.0,
+    "entropy_coef": 0.01,
+    "use_adaptive_entropy": True,
     "packing": True,
     "eval_packing": True,
     "padding_free": True,

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from paths import CONFIGS
 
+from trainers.settings import config as config_module
+from trainers.settings import shipped as shipped_module
 from trainers.settings.config import parse
 from trainers.settings.launching import TOLD_DEEPSPEED, settle_deepspeed
 from trainers.settings.options import ConfigError
@@ -32,6 +34,19 @@ def test_every_file_is_found_by_name_and_by_its_path_in_a_checkout(path):
     for text in (name, place.as_posix(), f"configs/{place.as_posix()}", f"./configs/{name}", f"configs/{name}/"):
         assert find_config(text) == path
     assert shipped()[name] == path
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["big-on-one", "recipes/big-on-one", "configs/recipes/big-on-one/", "configs/recipes/big-on-one/config.yaml"],
+)
+def test_a_recipe_goes_by_the_name_of_its_folder(monkeypatch, tmp_path, text):
+    path = tmp_path / "package" / "recipes" / "big-on-one" / "config.yaml"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    monkeypatch.setattr(shipped_module, "CONFIGS", tmp_path / "package")
+    monkeypatch.setattr(shipped_module, "shipped", shipped.__wrapped__)
+    assert find_config(text) == path
 
 
 def test_no_two_files_have_one_name():
@@ -93,6 +108,15 @@ def test_deepspeed_s_files_are_found_from_anywhere(elsewhere):
     assert json.loads(Path(environment[TOLD_DEEPSPEED]).read_text())["zero_optimization"]["stage"] == 2
     assert json.loads(Path(found["deepspeed"]).read_text())["zero_optimization"]["stage"] == 3
     assert found["seed"] == 1
+
+
+def test_a_run_reads_deepspeed_s_file_from_anywhere(monkeypatch):
+    """The dataclass is given a path that is there; what is recorded is what was asked for."""
+    given = []
+    monkeypatch.setattr(config_module, "_build", lambda cls, values: given.append(values) or cls())
+    config = parse(["trajectory_nelbo_gsm8k", "--deepspeed", "configs/accelerate/zero2.json"])
+    assert given[0]["deepspeed"] == str(CONFIGS / "accelerate" / "zero2.json")
+    assert config.settings["training"]["deepspeed"] == "configs/accelerate/zero2.json"
 
 
 def test_deepspeed_s_options_in_place_of_a_file_are_left_alone():

@@ -71,7 +71,9 @@ def natively(path: str, arguments: ModelArguments) -> Reading | None:
 
 def read_entries(path: str) -> Entries:
     """The entries of a config.json, in a directory or on the hub, as they are written."""
-    return PretrainedConfig.get_config_dict(path)[0]
+    entries = PretrainedConfig.get_config_dict(path)[0]
+    entries.pop("_commit_hash", None)  # earlier versions of transformers add it
+    return entries
 
 
 def read_tokenizer(record: Native, path: str) -> PreTrainedTokenizerBase:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.core_model_loading import Split, WeightConverter, WeightRenaming
+from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+from trainers.models.native.splitting import SplitRows
 
 Entries = dict[str, Any]  # of a config.json
 MISSING = object()
@@ -58,7 +60,7 @@ class Native:
     def conversions(self) -> list[WeightRenaming | WeightConverter]:
         """From original names to transformers': what its loader takes, and reverses when it saves."""
         renamed = [WeightRenaming(original, native) for original, native in self.names.items()]
-        split = [WeightConverter(original, list(parts), [Split(0)]) for original, parts in self.fused.items()]
+        split = [WeightConverter(original, list(parts), [SplitRows()]) for original, parts in self.fused.items()]
         return [*renamed, *split]
 
 
