@@ -74,6 +74,22 @@ def shrunk(command: Command) -> list[str]:
     return [*words, *(part for name, value in {**given, **settings}.items() for part in (f"--{name}", value))]
 
 
+def started(command: Command, folder: Path) -> list[str]:
+    """`shrunk`, from the embedded model where it starts from that of a run that is not there.
+
+    Args:
+        command: that can be run.
+        folder: where it runs.
+    """
+
+    def gone(model: str) -> bool:
+        return model.startswith("runs/") and not (folder / model).exists()
+
+    words = ["tiny" if word.endswith("/model") and gone(word) else word for word in shrunk(command)]
+    named = "--model.name_or_path" in words
+    return words if named or not gone(_weights(command)) else [*words, "--model.name_or_path", "tiny"]
+
+
 def _config(words: Sequence[str]) -> Path | None:
     """The config that a command names, by its path or by its name."""
     leading = takewhile(lambda word: not word.startswith("--"), words)
