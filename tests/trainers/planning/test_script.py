@@ -35,7 +35,7 @@ def plan(tmp_path_factory):
         (["tiny", "8xH100"], "expected CONFIG.yaml GPUS BUDGET, or MODEL GPUS BUDGET and perhaps a config"),
         ([RECIPE, "8xH100", "24h", RECIPE], "expected CONFIG.yaml GPUS BUDGET, or MODEL GPUS BUDGET and perhaps a"),
         (
-            [RECIPE, "8xH100", "24h", "--fsdp", "true", "--loss.states_per_forward", "1"],
+            ["tiny", "8xH100", "24h", "--fsdp", "true", "--loss.states_per_forward", "1"],
             "states_per_forward=1: expected",
         ),
         (["owner/nowhere", "8xH100", "24h"], "MODEL 'owner/nowhere': expected one of tiny, 2.3m"),
@@ -129,11 +129,11 @@ def test_options_that_spread_the_run_themselves_are_followed_and_not_said_twice(
 
 
 def test_a_config_names_its_model_and_starts_as_it_is(plan):
-    record = plan(RECIPE, "8xH100", "10steps")
+    record = plan(RECIPE, "8xH100", "10steps", "--generation.block_length", "8", "--num_generations", "8")
     assert record["model"]["name"] == "GSAI-ML/LLaDA-8B-Instruct"
     assert record["launch"].startswith(f"torchrun --nproc_per_node 8 scripts/train.py {RECIPE} --")
     assert "name_or_path" not in record["launch"] and "trust_remote_code" not in record["launch"]
-    other = plan("sdar-1.7b", "8xH100", "10steps", RECIPE, "--generation.block_length", "4")
+    other = plan("sdar-1.7b", "8xH100", "10steps", RECIPE, "--generation.block_length", "4", "--num_generations", "8")
     assert f"scripts/train.py {RECIPE} --model.name_or_path JetLM/SDAR-1.7B-Chat --" in other["launch"]
 
 
