@@ -20,8 +20,10 @@ from zoo.templates import TEMPLATES, templated
 RECIPES = CONFIGS / "recipes"
 PATHS = {str(path.relative_to(RECIPES)): path for path in sorted(RECIPES.glob("*/*.yaml"))}
 READMES = {path.parent.name: path for path in sorted(RECIPES.glob("*/README.md"))}
-# a command of a README, and what it prints up to the end of the block
-PLAN = re.compile(r"^```\n\$ python scripts/plan\.py (?P<words>.*)\n(?P<printed>(?:.*\n)*?)```$", re.MULTILINE)
+# a command of a README, and the block of what it prints
+PLAN = re.compile(
+    r"^```bash\npython scripts/plan\.py (?P<words>.*)\n```\n\n```text\n(?P<printed>(?:.*\n)*?)```$", re.MULTILINE
+)
 # family -> habits of its chat
 FORMS = {"llada": "headers", "dream": "brackets", "sdar": "brackets", "llada2": "roles"}
 COLUMNS = "80"
@@ -44,7 +46,7 @@ def printed(words: str) -> str:
 
 def block(words: str) -> str:
     """A command of a README with what it prints."""
-    return f"```\n$ python scripts/plan.py {words}\n{printed(words)}```"
+    return f"```bash\npython scripts/plan.py {words}\n```\n\n```text\n{printed(words)}```"
 
 
 def write_stand_in(family: str, tokenizer, directory: Path) -> None:
