@@ -97,7 +97,8 @@ def show(plan: "Plan", launch: str, source: str) -> Callable[[str], None]:
     if advice is not None and advice.way is None:
         print_plan(f"does not fit: {advice.text}")
     else:
-        print_plan("start it:" if advice is None else f"does not fit; it would, by {advice.way.strategy}, as:")
+        fitting = advice and advice.way
+        print_plan(f"does not fit; it would, by {fitting.strategy}, as:" if fitting else "start it:")
         print_plan(f"  {launch}", soft_wrap=True)  # a command stays one line
     print_plan("\na prediction, not a measurement; it assumes:")
     for line in assumptions(plan, source):

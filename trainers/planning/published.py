@@ -46,7 +46,7 @@ _BY_SHORT_NAME: dict[str, Entries] = {
     | {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
     "sdar-8b": _SDAR
     | {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
-    # configs/model_configs/llada2_mini/config.json of inclusionAI/dFactory
+    # llada2_mini/config.json of the model configs of inclusionAI/dFactory
     "llada2-mini": {
         "architectures": ["LLaDA2MoeModelLM"],
         "hidden_size": 2048,
