@@ -64,7 +64,7 @@ def test_the_same_data_is_learned_from_by_sft(work):
     del config["training"]["num_generations"]
     (work / "sft.yaml").write_text(yaml.safe_dump(config))
     said = fork("train.py", "sft.yaml", *OWN, *options, cwd=work)
-    assert "held-out texts after: in the report; no reward and no answer scores them" in said
+    assert "held-out texts: in the report; no reward and no answer scores them" in said
     assert json.loads((work / "sft/results.json").read_text())["held_out"] == {
         "after": {},
         "before": {},

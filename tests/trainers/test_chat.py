@@ -47,9 +47,9 @@ def seen(monkeypatch):
 
     asked = []
 
-    def watched(sampler, prompts, *rest):
+    def watched(sampler, prompts, *rest, **more):
         asked.extend(prompts)
-        return roll_out(sampler, prompts, *rest)
+        return roll_out(sampler, prompts, *rest, **more)
 
     for module in (evaluation, rollout):
         monkeypatch.setattr(module, "roll_out", watched)

@@ -1,10 +1,12 @@
 """Held-out means of the user's own rewards: measured, written down, compared, and drawn beside accuracies."""
 
+import io
 import json
 import math
 import re
 
 import pytest
+from rich.console import Console
 
 from trainers.distributed.processes import Processes
 from trainers.evaluating.comparison import compare, notes
@@ -21,7 +23,7 @@ from trainers.evaluating.statistics import (
 from trainers.evaluating.sweeps import rows
 from trainers.evaluating.work import Work
 from trainers.experiment import build_evaluator, load_experiment_policy, load_task
-from trainers.reporting.held_out import held_out_line, held_out_tables
+from trainers.reporting.held_out import held_out_scores, held_out_tables
 from trainers.reporting.tables import held_out_table
 from trainers.rewarding.held_out import RewardJudge
 
@@ -54,14 +56,23 @@ def test_shares_are_percentages_and_rewards_are_not():
     assert change_text("greedy reward x", entry) == "+0.500 [-0.250, +1.500]"
 
 
+def shown(printed):
+    """The lines that a terminal of 80 columns has of it."""
+    console = Console(width=80, file=io.StringIO())
+    console.print(printed)
+    return [line for line in console.file.getvalue().splitlines() if line.strip()]
+
+
 def test_only_what_was_measured_is_said():
     rewards, both = evaluation([1.0, 2.0]), evaluation([1.0, 2.0], [True, False])
-    line = held_out_line("before", {"sampled": rewards})
-    assert line.startswith("held-out reward length before, mean [95%]: sampled 1.500 [") and "\n" not in line
-    first, second = held_out_line("after", {"greedy": both}).split("\n")
-    assert first.startswith("held-out accuracy after: greedy 50.0% [") and second.startswith("held-out reward length")
+    alone = shown(held_out_scores({"sampled": rewards}, None))
+    assert "held out" in alone[0] and "before" in alone[0]
+    assert [line.split("[")[0].split() for line in alone[2:]] == [["sampled,", "reward", "length", "1.500"]]
+    _, _, strict, lenient, mean = shown(held_out_scores(None, {"greedy": both}))
+    assert strict.split()[:3] == ["greedy,", "strict", "50.0%"] and lenient.split()[1] == "lenient"
+    assert mean.split()[:4] == ["greedy,", "reward", "length", "1.500"]
     nothing = Evaluation([], [], [0], [""], 1.0, 1.0)
-    assert "no reward and no answer scores them" in held_out_line("after", {"sampled": nothing})
+    assert "no reward and no answer scores them" in shown(held_out_scores(None, {"sampled": nothing}))[0]
     tables = held_out_tables({"sampled": rewards}, {"sampled": evaluation([2.0, 5.0])})
     assert list(tables["after"]) == ["sampled reward length"]
     assert tables["difference"]["sampled reward length"]["value"] == 2.0

@@ -351,9 +351,9 @@ def test_signal_of_the_gradient_is_logged_once_two_updates_can_be_compared(make_
 def test_a_run_that_breaks_is_warned_about_by_option_and_a_healthy_one_is_not(make_watching, caplog, options, warned):
     batch = {"per_device_train_batch_size": 64, "num_generations": 8, "reward": share_of_sevens}
     trainer = make_watching(max_steps=8, beta=0.01, **batch, **options)
-    with caplog.at_level(logging.WARNING, logger="trainers.grpo.diagnostics"):
+    with caplog.at_level(logging.WARNING, logger="trainers.grpo.health"):
         trainer.train()
-    messages = [record.message for record in caplog.records if record.name == "trainers.grpo.diagnostics"]
+    messages = [record.message for record in caplog.records if record.name == "trainers.grpo.health"]
     assert all("\n" not in message for message in messages)
     named = {option for message in messages for option in re.findall(r"`([a-z_.]+)`", message)}
     assert warned <= named and bool(warned) is bool(messages), messages

@@ -32,8 +32,11 @@ def plan(tmp_path_factory):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["tiny", "8xH100"], "expected CONFIG.yaml GPUS BUDGET, or MODEL GPUS BUDGET and perhaps a config"),
-        ([RECIPE, "8xH100", "24h", RECIPE], "expected CONFIG.yaml GPUS BUDGET, or MODEL GPUS BUDGET and perhaps a"),
+        (["tiny", "8xH100"], "expected MODEL GPUS BUDGET [CONFIG], got tiny 8xH100; usage:"),
+        (
+            [RECIPE, "8xH100", "24h", RECIPE],
+            "expected CONFIG GPUS BUDGET, or MODEL GPUS BUDGET CONFIG; got two configs",
+        ),
         (
             ["tiny", "8xH100", "24h", "--fsdp", "true", "--loss.states_per_forward", "1"],
             "states_per_forward=1: expected",

@@ -38,7 +38,7 @@ def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
     RolloutLog(path).add([group(step, number) for step in (0, 5) for number in (0, 1)])
     outcomes = [
-        Evaluation(ok, ok, ["a", "b", "c"], [f"{w.text} {i}" for i in range(3)], 7.0, 1.0, {0: w, 2: w})
+        Evaluation(ok, ok, ["a", "b", "c"], [f"{w.text} {i}" for i in range(3)], 7.0, 1.0, playbacks={0: w, 2: w})
         for ok, w in (([False, True, True], BEFORE), ([True, False, True], AFTER))
     ]
     asked = Dataset.from_dict({"prompt": ["first?", "second?", "third?"], "answer": ["1", "2", "3"]})
@@ -137,7 +137,7 @@ def test_hostile_text_is_shown_and_nothing_else_happens(tmp_path):
     evil = playback(3, 1, HOSTILE, tokens=[HOSTILE, "\u2028", "</script>"])
     own = group(size=1, prompt=HOSTILE, rewards={HOSTILE: [1.0]}, completions=[vars(evil)])
     RolloutLog(tmp_path).add([own])
-    outcome = {"sampled": Evaluation([True], [True], ["a"], [HOSTILE], 1.0, 1.0, {0: evil})}
+    outcome = {"sampled": Evaluation([True], [True], ["a"], [HOSTILE], 1.0, 1.0, playbacks={0: evil})}
     asked = Dataset.from_dict({"prompt": [HOSTILE], "answer": ["<b>7</b>"]})
     solved = solved_problems(asked, outcome, outcome)
     told = {"title": HOSTILE, "command": HOSTILE, "notes": [HOSTILE], "environment": {HOSTILE: HOSTILE}}

@@ -91,7 +91,7 @@ def test_where_room_is_short_every_group_can_still_be_played(monkeypatch):
 def outcome(strict, playbacks=None, text="text"):
     size = len(strict)
     texts = [f"{text} {i}" for i in range(size)]
-    return Evaluation(strict, strict, [str(i) for i in range(size)], texts, 7.0, 1.0, playbacks or {})
+    return Evaluation(strict, strict, [str(i) for i in range(size)], texts, 7.0, 1.0, playbacks=playbacks or {})
 
 
 def problems(size):
@@ -170,7 +170,7 @@ def test_the_page_of_a_long_run_on_large_canvases_stays_within_its_limit(tmp_pat
     texts = ["".join(draw.choices(words, k=256)) for _ in range(1319)]
     when = Evaluation(
         [draw.random() < 0.5 for _ in texts], [True] * 1319, texts, texts, 1.0, 1.0,
-        {i: playback(256, 128, tokens=draw.choices(words, k=256)) for i in range(8)},
+        playbacks={i: playback(256, 128, tokens=draw.choices(words, k=256)) for i in range(8)},
     )  # fmt: skip
     asked = Dataset.from_dict({"prompt": texts, "answer": texts})
     solved = solved_problems(asked, {"sampled": when, "greedy": when}, {"sampled": when, "greedy": when})
