@@ -10,7 +10,8 @@ from paths import REPO
 
 # not one of another repository: `configs/x.yaml` in OWNER/NAME
 FILE = re.compile(
-    r"(?<![\w./-])((?:core|trainers|tests|scripts|configs|docs)/(?>[\w./-]*[\w-]))(?![\w*{<]|`?\s(?:#\s)?in [\w-]+/[\w-]+)"
+    r"(?<![\w./-])((?:core|trainers|tests|scripts|configs|docs)/(?>[\w./-]*[\w-]))"
+    r"(?![\w*{<]|`?\s(?:#\s)?in [\w-]+/[\w-]+)"
 )
 BARE = re.compile(r"`(test_\w+\.py)`")  # a test's file, beside a word on where it is
 MODULE = re.compile(r"`((?:core|trainers)\.[\w.]*\w)`")

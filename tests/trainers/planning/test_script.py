@@ -35,7 +35,7 @@ def plan(tmp_path_factory):
         (["tiny", "8xH100"], "expected MODEL GPUS BUDGET [CONFIG], got tiny 8xH100; usage:"),
         (
             [RECIPE, "8xH100", "24h", RECIPE],
-            "expected CONFIG GPUS BUDGET, or MODEL GPUS BUDGET CONFIG; got two configs",
+            "or MODEL GPUS BUDGET CONFIG; got two configs",
         ),
         (
             ["tiny", "8xH100", "24h", "--fsdp", "true", "--loss.states_per_forward", "1"],
