@@ -19,6 +19,7 @@ from trainers.evaluating.together import evaluate_together
 from trainers.models.policy import Calling
 from trainers.settings.objects import build_likelihood, build_masking
 from trainers.settings.options import ConfigError
+from trainers.settings.spreading import ZERO3
 from trainers.tasks import gsm8k
 
 
@@ -109,6 +110,8 @@ def test_what_sharded_training_saves_is_whole_and_goes_on_bit_by_bit(
     [
         ({"states_per_forward": 2}, "loss.states_per_forward=2: expected unset under FSDP"),
         ({"compile_rollouts": True}, "generation.compile=True: expected false under FSDP"),
+        ({"memory_budget_gib": 1.0}, "loss.memory_budget_gib=1.0: expected unset under FSDP"),
+        ({"ds3_gather_for_generation": False}, "training.ds3_gather_for_generation=False: expected true under FSDP"),
         ({"beta": 0.1, "sync_ref_model": True}, "training.sync_ref_model=True: expected false under FSDP"),
         ({"fsdp_config": {"version": 1}}, "expected version 2"),
         ({"unpadded": True}, "it ignores attention masks"),
@@ -117,7 +120,7 @@ def test_what_sharded_training_saves_is_whole_and_goes_on_bit_by_bit(
 )
 def test_what_would_hang_is_refused(make_grpo, make_policy, options, said, monkeypatch):
     """Before any process waits for another: here there is but one, which claims to be sharded."""
-    monkeypatch.setattr(ShardedTrainer, "shards_weights", property(lambda trainer: True))
+    monkeypatch.setattr(ShardedTrainer, "strategy", property(lambda trainer: ZERO3))
     policy = make_policy()
     if options.pop("unpadded", False):
         policy = replace(policy, calling=Calling(padding="none"))
@@ -131,7 +134,7 @@ def test_what_would_hang_is_refused(make_grpo, make_policy, options, said, monke
 
 def test_sft_walks_are_refused_where_weights_cannot_be_kept_whole_for_a_backward(make_sft, monkeypatch):
     """DeepSpeed ZeRO-3: neither DDP nor FSDP2, and in parts."""
-    monkeypatch.setattr(ShardedTrainer, "shards_weights", property(lambda trainer: True))
+    monkeypatch.setattr(ShardedTrainer, "strategy", property(lambda trainer: ZERO3))
     make_sft()
     with pytest.raises(ConfigError, match="max_step_offset=5: expected 0 under DeepSpeed"):
         make_sft(scheduled_sampling_max_step_offset=5, scheduled_sampling_probability=0.5)
