@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
     facts = f"{int(trajectory.forwards[0])} forwards, finish reason {trajectory.finish_reason[0]}, {drawn}"
     console.print(facts, style="dim")
     if options.html is not None:
-        told = {"model": policy.name or str(config.model.model_name_or_path), "sampled": facts}
+        told = {"model": policy.name or str(config.model.model_name_or_path), "decoding": facts}
         greedy = not options.sampled or args.temperature == 0
         asked = policy.format.render(policy.tokenizer, prompt)
         [written] = playbacks(policy.tokenizer, trajectory, [0])

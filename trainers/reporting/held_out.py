@@ -24,7 +24,7 @@ def held_out_scores(before: Outcomes | None, after: Outcomes | None) -> Table | 
     if not rows:
         return Text("held-out texts: in the report; no reward and no answer scores them", style="dim")
     rewards = any(is_reward(measure) for _, measure in rows)
-    shown = Table("held out" if rewards else "held-out accuracy", box=SIMPLE, collapse_padding=True, show_edge=False)
+    shown = Table("held out", box=SIMPLE, collapse_padding=True, show_edge=False)
     for heading in (*measured, *(("gained" if rewards else "points gained",) if len(measured) == 2 else ())):
         shown.add_column(heading, no_wrap=True)
     for mode, measure in rows:

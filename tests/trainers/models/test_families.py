@@ -173,7 +173,7 @@ def test_the_scripts_train_evaluate_and_continue_a_checkpoint_that_brings_its_co
     document = {"trainer": "sft", **SMALL, "model": {"name_or_path": str(directory), **STAND_INS["llada"].trust}}
     document["training"] = SMALL["training"] | run
     (tmp_path / "config.yaml").write_text(json.dumps(document))
-    assert "held-out accuracy" in fork("train.py", "config.yaml", cwd=tmp_path)
+    assert "points gained" in fork("train.py", "config.yaml", cwd=tmp_path)
     trained = ("config.yaml", "--model.name_or_path", "out/model")
     assert "32 test problems" in fork("evaluate.py", *trained, cwd=tmp_path)
     assert "Tom has 3 pens." in fork("generate.py", *trained, "--prompt", "Tom has 3 pens.", cwd=tmp_path)
