@@ -62,6 +62,6 @@ def test_every_documented_name_is_logged(logged):
 
 
 def test_the_page_names_what_the_trainer_watches():
-    from trainers.grpo.diagnostics import HEALTHY
+    from trainers.grpo.health import HEALTHY
 
     assert set(HEALTHY) <= documented()

@@ -1,6 +1,7 @@
 """Prompts, answers and a reward of one's own, by command line alone: train, evaluate, compare, generate."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -32,8 +33,8 @@ def work(model, tmp_path_factory):
 
 def test_a_reward_is_trained_on_and_measured(work):
     said = fork("train.py", "config.yaml", *MINE, cwd=work)
-    assert "train: rows of my.jsonl: 24 train, 3 validation, 3 test (split by task.seed=0)" in said
-    assert "held-out reward digits after, mean [95%]: sampled " in said and "accuracy" not in said
+    assert "rows of my.jsonl: 24 train, 3 validation, 3 test (split by task.seed=0)" in " ".join(said.split())
+    assert re.search(r"sampled, reward digits +[\d.]+ \[.*\] +[\d.]+ \[", said) and "strict" not in said
     results = json.loads((work / "out/results.json").read_text())
     assert list(results["held_out"]["difference"]) == ["sampled reward digits", "greedy reward digits"]
     assert [row["rewards/digits/mean"] for row in results["log_history"][:2]]

@@ -135,7 +135,7 @@ def test_generation_shows_every_step_and_the_text(grpo):
 def test_generation_writes_a_page_that_plays_what_it_printed(grpo):
     work, _ = grpo
     arguments = ("generate.py", "config.yaml", "--model.name_or_path", "out/model", "--prompt", "Tom has 3 pens.")
-    stdout = fork(*arguments, "--html", "pages/out.html", cwd=work)
+    stdout = fork(*arguments, "--sampled", "--html", "pages/out.html", cwd=work)
     assert "page: pages/out.html" in stdout
     found = content_of(work / "pages" / "out.html")
     written = found["completion"]["play"]
@@ -144,7 +144,7 @@ def test_generation_writes_a_page_that_plays_what_it_printed(grpo):
     assert max(written["steps"]) + 1 == len(lines) and found["completion"]["text"] in stdout
     logp = float(re.search(r"log p\(path\) = (-?[\d.]+) nats", stdout)[1])
     assert sum(written["logps"]) == pytest.approx(logp, abs=0.01)
-    fork(*arguments, "--greedy", "--html", "pages/out.html", cwd=work)
+    fork(*arguments, "--html", "pages/out.html", cwd=work)
     assert content_of(work / "pages" / "out.html")["completion"]["greedy"]
 
 

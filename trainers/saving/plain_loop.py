@@ -5,6 +5,8 @@ It is `core.generator` at temperature 0 with sampler count_matched and selection
 
 from itertools import pairwise
 
+from transformers import PreTrainedTokenizerFast
+
 from core.alpha_schedule import AlphaSchedule
 from core.generator import DiffusionGenerator
 from core.masking_strategy import FullMaskingStrategy
@@ -14,14 +16,14 @@ from trainers.saving.provenance import Provenance
 
 LOOP = """\
 import torch
-from transformers import {auto}, AutoTokenizer
+from transformers import {auto}, {tokens}
 
 HERE = {here!r}  # the directory of these files, or their name on the hub
 CANVAS, BLOCK = {canvas}, {block}  # tokens of a completion, and of a block of it
 ENDS = {ends}  # tokens that end a completion
 LEFT = {left}  # of a block, still masked after each step
 
-tokenizer = AutoTokenizer.from_pretrained(HERE{trust})
+tokenizer = {tokens}.from_pretrained(HERE{trust})
 model = {auto}.from_pretrained(HERE{trust}).eval()
 
 
@@ -86,9 +88,12 @@ def plain_loop(policy: Policy, provenance: Provenance, auto: str, here: str = ".
         return None
     example = provenance.example or "Once upon a time"
     trust = ", trust_remote_code=True" if brings_code(policy) else ""
+    # transformers' AutoTokenizer would take the class of the model's kind, such as Qwen's, whose rules are others
+    generic = type(policy.tokenizer) is PreTrainedTokenizerFast and not trust
     rule = "" if policy.block_length is None else BLOCKS[policy.prompt_in_blocks] + RULE
     return LOOP.format(
         auto=auto,
+        tokens="PreTrainedTokenizerFast" if generic else "AutoTokenizer",
         here=here,
         ends=list(policy.eos_ids),
         encode=ENCODE[policy.format.chat],
