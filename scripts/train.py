@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     from trainers.experiment import build_evaluator, build_trainer, load_experiment_policy, load_task
     from trainers.reporting.console import closing_progress, counting, use_line_progress
     from trainers.reporting.header import header_lines, run_header
-    from trainers.reporting.held_out import held_out_scores, held_out_tables, sample_rows
+    from trainers.reporting.held_out import held_out_tables, print_held_out, sample_rows
     from trainers.reporting.page.solved import PLAYED, solved_problems
     from trainers.reporting.report import PAGE, write_report
     from trainers.reporting.terminal_table import metrics_table
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     identity = {"data": data_hash(splits["test"]), **settings(config, policy.format)}
     before = outcomes_before(trainer, output, identity, bool(resume), measure if wanted else None)
     if before:
-        console.print(held_out_scores(before, None))
+        print_held_out(console, before, None)
 
     with closing_progress(trainer):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
     if not trainer.accelerator.is_main_process:
         return
 
-    console.print(held_out_scores(before, after))
+    print_held_out(console, before, after)
     console.print(metrics_table(trainer.state.log_history))
     tables = held_out_tables(before, after)
     trainer.describe_saved(output / "model", held_out=tables)

@@ -4,16 +4,27 @@ from typing import Any
 
 from datasets import Dataset
 from rich.box import SIMPLE
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from trainers.evaluating.evaluation import summarise
 from trainers.evaluating.first import Outcomes
 from trainers.evaluating.statistics import change_text
+from trainers.reporting.terminal_table import print_table
 from trainers.tasks.messages import text_of
 from trainers.tasks.verdicts import is_reward
 
 SAMPLES = 4  # completions shown before and after
+
+
+def print_held_out(console: Console, before: Outcomes | None, after: Outcomes | None) -> None:
+    """Print `held_out_scores`; in blocks of lines where the terminal is too narrow, as for rewards with long names."""
+    shown = held_out_scores(before, after)
+    if isinstance(shown, Table):
+        print_table(console, shown, keys=1)
+    else:
+        console.print(shown)
 
 
 def held_out_scores(before: Outcomes | None, after: Outcomes | None) -> Table | Text:

@@ -27,8 +27,10 @@ def import_file(path: str, option: str) -> ModuleType:
         ConfigError: it is no Python file, or importing it fails.
     """
     file = Path(path)
-    if not file.is_file() or file.suffix != ".py":
+    if file.suffix != ".py":
         raise ConfigError(f"{option}={path!r}: expected a Python file, such as my_task.py")
+    if not file.is_file():
+        raise ConfigError(f"{option}={path!r}: expected a Python file; there is none of that name")
     name, written = f"user_file_{file.stem}", (file.resolve(), file.read_bytes())
     if written in _IMPORTED:  # several functions of one file, whose import may take long
         return _IMPORTED[written]

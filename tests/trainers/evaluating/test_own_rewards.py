@@ -23,7 +23,7 @@ from trainers.evaluating.statistics import (
 from trainers.evaluating.sweeps import rows
 from trainers.evaluating.work import Work
 from trainers.experiment import build_evaluator, load_experiment_policy, load_task
-from trainers.reporting.held_out import held_out_scores, held_out_tables
+from trainers.reporting.held_out import held_out_scores, held_out_tables, print_held_out
 from trainers.reporting.tables import held_out_table
 from trainers.rewarding.held_out import RewardJudge
 
@@ -140,3 +140,12 @@ def test_an_evaluation_measures_rewards_and_two_are_compared(own, tmp_path, mode
     ]
     assert all(pair.gain.value == pytest.approx(3.0) and pair.p is None for pair in pairs)
     assert "in the reward's unit" in notes(described, shifted)[0]
+
+
+def test_a_reward_with_a_long_name_is_shown_whole_at_80_columns():
+    rewards = evaluation([1.0, 2.0])
+    long = Evaluation([], [], [0, 1], ["", ""], 7.0, 1.0, {"share_of_the_steps_shown": rewards.rewards["length"]})
+    console = Console(width=80, file=io.StringIO())
+    print_held_out(console, {"sampled": long}, {"sampled": long})
+    printed = console.file.getvalue()
+    assert "sampled, reward share_of_the_steps_shown" in printed and "…" not in printed and "gained" in printed

@@ -55,7 +55,7 @@ def test_a_changed_file_is_imported_anew(folder):
         ("my_rewards.py", "expected my_rewards.py:FUNCTION; its functions are length, other"),
         ("my_rewards.py:Kind", "Kind is type <class"),
         ("my_rewards.py:number", "number is int 3; expected a function"),
-        ("nowhere.py:length", "'nowhere.py': expected a Python file"),
+        ("nowhere.py:length", "'nowhere.py': expected a Python file; there is none of that name"),
         (":length", "expected FILE.py:FUNCTION or package.module:FUNCTION"),
         ("no_such_package:length", "there is no module no_such_package"),
         ("my_package.nothing:length", "there is no module my_package.nothing"),
