@@ -137,7 +137,7 @@ SLOW = {
     "trainers/reporting/page/test_content.py::"
     "test_the_page_of_a_long_run_on_large_canvases_stays_within_its_limit": Slow(LARGE),
     "trainers/grpo/test_recording.py::test_a_killed_and_resumed_run_has_the_record_of_an_unbroken_one": Slow(KILLS),
-    "trainers/grpo/test_recording.py::test_two_processes_write_the_record_of_one": Slow(PROCESSES, ("8",)),
+    "trainers/grpo/test_recording.py::test_two_processes_write_the_record_of_one": Slow(PROCESSES, ("24",)),
     # --- every family of models
     "trainers/models/test_families.py::test_a_family_trains_is_saved_reloaded_as_it_was_and_writes": Slow(
         FAMILIES, ("llada-false", "sdar-true")

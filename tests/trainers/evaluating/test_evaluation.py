@@ -179,5 +179,7 @@ def test_it_is_kept_how_the_first_problems_were_answered(make_evaluator, make_po
         played = kept[name].playbacks
         assert list(played) == [0, 1, 2] and evaluation.playbacks == {}
         assert [played[i].text for i in played] == evaluation.completions[:3] == kept[name].completions[:3]
+    some = make_evaluator(batch_size=batch_size, played=3).answer(policy, 1.0, [7, 1, 4])
+    assert [answer.problem for answer in some if answer.playback is not None] == [1]
     assert any(logp for logp in kept["sampled"].playbacks[0].logps)
     assert not any(logp for logp in kept["greedy"].playbacks[0].logps)

@@ -5,8 +5,9 @@ from typing import Any
 from trainers.reporting.page.document import embedded
 
 LIMIT = 6_000_000  # bytes of a page, at most: the parts below, and what is always there
-ROLLOUTS, PLAYED, PROBLEMS, HELD_OUT, CURVES = 1_200_000, 1_600_000, 1_200_000, 800_000, 800_000
+ROLLOUTS, PLAYED, PROBLEMS, HELD_OUT, CURVES = 1_200_000, 1_400_000, 1_200_000, 800_000, 800_000
 TEXT = 4000  # characters of one text
+SHOWN_TEXT = 1500  # the same, of one among hundreds
 
 
 class Budget:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers.reporting.page.budget import PLAYED, ROLLOUTS, Budget, clipped
+from trainers.reporting.page.budget import PLAYED, ROLLOUTS, SHOWN_TEXT, Budget, clipped
 
 
 def browsed(groups: Sequence[Mapping[str, Any]], weights: Mapping[str, float]) -> list[dict[str, Any]]:
     """Groups of completions, within two budgets of bytes: one of texts and numbers, one of how they were written.
 
-    Every group's first completion is taken before any group's second, so that all groups can be played a little.
+    Where there is no room for all groups, those that are shown are spread over the run. Every group's first completion
+    is taken before any group's second, so that all groups can be played a little.
 
     Args:
         groups: as `trainers.reporting.rollout_log.read_rollouts` has them.
@@ -20,7 +21,9 @@ def browsed(groups: Sequence[Mapping[str, Any]], weights: Mapping[str, float]) -
         finish and, where there was room, play.
     """
     texts, played = Budget(ROLLOUTS), Budget(PLAYED)
-    shown = [group for group in (_group(group, weights) for group in groups) if texts.takes(group)]
+    told = [_group(group, weights) for group in groups]
+    kept = {place for place in spread(len(told)) if texts.takes(told[place])}
+    shown = [group for place, group in enumerate(told) if place in kept]
     places = {(group["step"], group["group"]): group["completions"] for group in shown}
     most = max((len(group["completions"]) for group in groups), default=0)
     for place in range(most):
@@ -31,6 +34,17 @@ def browsed(groups: Sequence[Mapping[str, Any]], weights: Mapping[str, float]) -
     return shown
 
 
+def spread(count: int) -> list[int]:
+    """The numbers below ``count`` in an order of which every beginning is spread over them: both ends, then the middle
+    of what is between two, and so on."""
+    order, gaps = list(dict.fromkeys((0, count - 1)))[:count], [(0, count - 1)]
+    while gaps:
+        middles = [(low, (low + high) // 2, high) for low, high in gaps if high - low > 1]
+        order += [middle for _, middle, _ in middles]
+        gaps = [gap for low, middle, high in middles for gap in ((low, middle), (middle, high))]
+    return order
+
+
 def _group(group: Mapping[str, Any], weights: Mapping[str, float]) -> dict[str, Any]:
     rewards = group["rewards"]
     return {
@@ -38,7 +52,7 @@ def _group(group: Mapping[str, Any], weights: Mapping[str, float]) -> dict[str, 
         "prompt": clipped(group["prompt"]),
         "completions": [
             {
-                "text": clipped(one["text"]),
+                "text": clipped(one["text"], SHOWN_TEXT),
                 "rewards": {name: values[row] for name, values in rewards.items()},
                 "total": sum(weights.get(name, 1.0) * (values[row] or 0.0) for name, values in rewards.items()),
                 "advantage": group["advantages"][row],

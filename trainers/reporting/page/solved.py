@@ -6,7 +6,7 @@ from typing import Any
 from datasets import Dataset
 
 from trainers.evaluating.evaluation import Evaluation
-from trainers.reporting.page.budget import HELD_OUT, PROBLEMS, Budget, clipped
+from trainers.reporting.page.budget import HELD_OUT, PROBLEMS, SHOWN_TEXT, Budget, clipped
 from trainers.reporting.page.rollouts import playable
 from trainers.tasks.messages import text_of
 
@@ -19,7 +19,6 @@ CLASSES = {
 }
 UNJUDGED = "not judged"  # where only rewards say how good a completion is
 PLAYED = 8  # problems of a run that are played step by step
-SHOWN_TEXT = 1500  # characters of a prompt or a completion
 
 
 def solved_problems(

@@ -1,6 +1,7 @@
 """What goes into report.html is what was logged and recorded, within its limits."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from datasets import Dataset
@@ -9,11 +10,11 @@ from played import HOSTILE, group, playback
 from reports import grpo_log, held_out, sft_log, write
 
 from trainers.evaluating.evaluation import Evaluation
-from trainers.reporting.page.budget import LIMIT, Budget, clipped
-from trainers.reporting.page.content import run_content
-from trainers.reporting.page.document import write_page
+from trainers.reporting.page.budget import CURVES, HELD_OUT, LIMIT, PLAYED, PROBLEMS, ROLLOUTS, TEXT, Budget, clipped
+from trainers.reporting.page.content import SETTINGS, run_content
+from trainers.reporting.page.document import document, write_page
 from trainers.reporting.page.panels import POINTS, REST, curves
-from trainers.reporting.page.rollouts import browsed
+from trainers.reporting.page.rollouts import browsed, spread
 from trainers.reporting.page.solved import solved_problems
 from trainers.reporting.rollout_log import RolloutLog
 
@@ -83,6 +84,27 @@ def test_where_room_is_short_every_group_can_still_be_played(monkeypatch):
     plays = [[("play" in one) for one in own["completions"]] for own in found]
     assert all(own[0] for own in plays) and not all(map(all, plays))
     assert {sum(own) for own in plays} <= {(n := min(map(sum, plays))), n + 1}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 10, 41])
+def test_every_beginning_of_the_order_is_spread(count):
+    order = spread(count)
+    assert sorted(order) == list(range(count))
+    assert order[:2] == list(range(count)) if count < 3 else [0, count - 1]
+    for size in range(3, count):
+        places = sorted(order[:size])
+        assert max(b - a for a, b in pairwise(places)) <= 2 * (count - 1) / (size - 1) + 1
+
+
+def test_where_there_is_no_room_for_all_groups_the_first_and_the_last_are_shown():
+    found = browsed([group(step, prompt="大" * 3000, size=4, **texts(4)) for step in range(200)], {})
+    steps = [own["step"] for own in found]
+    assert len(steps) < 100 and steps == sorted(steps) and steps[0] == 0 and steps[-1] == 199
+    assert max(b - a for a, b in pairwise(steps)) < 20
+
+
+def texts(size):
+    return {"completions": [vars(playback(text="大" * 2000)) for _ in range(size)]}
 
 
 # ---- held-out problems ----------------------------------------------------------------------------------------------
@@ -182,6 +204,13 @@ def test_the_page_of_a_long_run_on_large_canvases_stays_within_its_limit(tmp_pat
     assert LIMIT / 2 < page.stat().st_size < LIMIT
     rollouts = content_of(page)["rollouts"]
     assert rollouts and all(any("play" in one for one in own["completions"]) for own in rollouts)
+
+
+def test_the_parts_of_a_page_fit_into_it():
+    parts = sum((ROLLOUTS, PLAYED, PROBLEMS, HELD_OUT, CURVES))
+    frame = len(document("", {}))  # style and scripts
+    others = 6 * (SETTINGS + 10 * TEXT)  # title, command, notes; a character takes up to 6 bytes
+    assert parts + frame + others < LIMIT
 
 
 def test_a_budget_is_used_up_and_long_texts_are_cut():
