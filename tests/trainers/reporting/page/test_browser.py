@@ -97,7 +97,10 @@ def test_problems_are_counted_and_filtered(page):
         "1fixed", "1broken", "1still right", "0still wrong",
     ]  # fmt: skip
     assert len(section.all("article")) == 3
-    [fixed] = browse(page, "filter=fixed").one("section", id="solved").all("article")
+    section = browse(page, "filter=fixed").one("section", id="solved")
+    [pressed] = section.one(class_="matrix").all("button", aria_pressed="true")
+    [fixed] = section.all("article")
+    assert "fixed" in pressed.classes
     assert "first?" in fixed.text and [dd.text for dd in fixed.all("dd")] == ["1", "old 0", "new 0"]
     [found] = browse(page, "q=THIRD").one("section", id="solved").all("article")
     assert found.attributes["data-place"] == "2"

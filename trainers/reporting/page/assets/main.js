@@ -60,5 +60,4 @@ function completion() {
 document.getElementById("page").append(...(content.kind === "run" ? run() : completion()));
 // sections are made here, after the browser has looked for the one that the address names
 document.getElementById(location.hash.slice(1))?.scrollIntoView();
-document.getElementById(asked.get("show"))?.scrollIntoView();
 document.documentElement.dataset.ready = "true";

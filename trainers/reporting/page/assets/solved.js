@@ -15,7 +15,7 @@ function solvedSection() {
   const matrix = el("div", { class: "matrix" }), items = el("div", { class: "items" });
   function counts() {
     matrix.replaceChildren(...Object.entries(solved.counts[mode]).map(([name, count]) => el("button", {
-      type: "button", class: name.replace(" ", "-"), "aria-pressed": filter === name,
+      type: "button", class: name.replace(" ", "-"), "aria-pressed": String(filter === name),
       onclick: () => { filter = filter === name ? null : name; shown = PAGE; counts(); list(); },
     }, el("b", {}, String(count)), name)));
   }
