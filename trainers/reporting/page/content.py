@@ -13,7 +13,7 @@ from trainers.reporting.page.panels import curves
 from trainers.reporting.page.rollouts import browsed, playable
 from trainers.reporting.rollout_log import read_rollouts
 
-SETTINGS = 30_000  # characters of the settings, at most
+SETTINGS = 20_000  # characters of the settings, at most
 
 
 def run_content(directory: Path, results: Mapping[str, Any], solved: Mapping[str, Any] | None) -> dict[str, Any]:

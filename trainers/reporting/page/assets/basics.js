@@ -56,7 +56,9 @@ function section(id, title, note, ...children) {
   return el("section", { id }, el("h2", {}, title), note ? el("p", { class: "note" }, note) : null, children);
 }
 
-// Calls `draw` now and whenever the width of the box has changed.
+// Calls `draw` when the box is in the page (`awaited` are run when it is) and whenever its width has changed.
+const awaited = [];
+
 function redrawn(box, draw) {
   let width = 0;
   const update = () => {
@@ -66,5 +68,5 @@ function redrawn(box, draw) {
     }
   };
   new ResizeObserver(update).observe(box);
-  requestAnimationFrame(update);
+  awaited.push(update);
 }

@@ -58,6 +58,7 @@ function completion() {
 }
 
 document.getElementById("page").append(...(content.kind === "run" ? run() : completion()));
+awaited.splice(0).forEach((update) => update());
 // sections are made here, after the browser has looked for the one that the address names
 document.getElementById(location.hash.slice(1))?.scrollIntoView();
 document.documentElement.dataset.ready = "true";
